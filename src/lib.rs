@@ -1,0 +1,4 @@
+//! depsync keeps deployment directories identical across regions, backed by git.
+
+pub mod model;
+pub mod sys;

@@ -1,0 +1,36 @@
+//! Nouns and rules: what a feed, a head, a path and a change are.
+//!
+//! Nothing here does I/O or knows the time. Every type is parsed once at the edge and cannot be
+//! wrong inside; every decision that others need to agree on (order of heads, who may serve) is a
+//! plain function.
+
+mod binding;
+mod class;
+mod entry;
+mod head;
+mod id;
+mod keep;
+mod name;
+pub mod names;
+mod path;
+mod rate;
+mod rate_bucket;
+mod rate_plan;
+mod rate_tree;
+mod region;
+mod region_range;
+
+pub use binding::{Binding, Bindings};
+pub use class::Class;
+pub use entry::{Change, Content, Entry, Kind, Meta, Mtime, Verb};
+pub use head::{Head, Step};
+pub use id::{BadId, ObjectId, Oid};
+pub use keep::Keep;
+pub use name::{BadName, FeedName, Label, NodeId, RegionName};
+pub use names::{Names, Profile};
+pub use path::{BadPath, RESERVED, RelPath};
+pub use rate::{BadQuantity, ByteSize, Rate};
+pub use rate_plan::{Network, NetworkLimit, RatePlan, Traffic};
+pub use rate_tree::{Flow, Grant, RateTree, Receiver, Stepped};
+pub use region::{Member, Region, RegionTable, TableFault};
+pub use region_range::{AddrRange, BadRange};
