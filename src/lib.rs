@@ -1,4 +1,5 @@
 //! depsync keeps deployment directories identical across regions, backed by git.
 
 pub mod model;
+pub mod store;
 pub mod sys;

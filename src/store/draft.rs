@@ -1,0 +1,203 @@
+//! Making a commit: blobs as they are read, then only the trees on changed paths.
+//!
+//! All that is new goes into one pack, whole for whoever has the parent alone: a blob that lies in
+//! the store but not on the parent's changed paths is written again. Until it is published, a
+//! commit is two temporary files in `spool/`, gone when dropped.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use tempfile::NamedTempFile;
+
+use super::{
+    Commit, Error, Result, Signature, Store, commit,
+    db::Type,
+    diff, durable,
+    folder::FolderId,
+    pack::{self, MAX_BLOB, Pack, PackWriter, PackedBlob},
+    rebuild::{self, Statement},
+};
+use crate::model::{Change, Entry, Head, Kind, Oid, RelPath};
+
+/// A commit being made on top of the head; dropping it leaves nothing.
+pub struct Draft<'a> {
+    store: &'a Store,
+    parent: Option<Commit>,
+    pack: PackWriter,
+    statements: Vec<(RelPath, Statement)>,
+}
+
+/// A commit that is written and durable in `spool/` but known to nobody.
+pub struct Prepared {
+    pub(super) commit: Commit,
+    pub(super) pack: Pack,
+    pub(super) index: NamedTempFile,
+    /// All that is new but blobs, which the next commit will want.
+    pub(super) objects: Objects,
+    changes: Vec<Change>,
+}
+
+/// New objects that are in no database yet.
+pub(super) type Objects = HashMap<Oid, Bytes>;
+
+impl Prepared {
+    /// The head that it becomes.
+    pub fn head(&self) -> Head {
+        self.commit.head
+    }
+
+    /// The difference from its parent, in path order.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(store: &'a Store, parent: Option<Commit>) -> Draft<'a> {
+        let pack = PackWriter::new(&store.spool);
+        Draft { store, parent, pack, statements: Vec::new() }
+    }
+
+    /// Stores a blob, once, and returns its id. What the store holds already is not written.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when it is over [`MAX_BLOB`]; else when `spool/` cannot be written.
+    pub fn add_blob(&mut self, bytes: &[u8]) -> Result<Oid> {
+        if bytes.len() as u64 > MAX_BLOB {
+            let size = bytes.len();
+            return Err(Error::Refused(format!("a blob of {size} bytes: it must be an object")));
+        }
+        let id = pack::hash(Type::Blob, bytes);
+        if !self.is_stored(id) {
+            self.pack.add(Type::Blob, id, bytes)?;
+        }
+        Ok(id)
+    }
+
+    /// As [`Draft::add_blob`], for a blob that another thread has hashed and deflated.
+    ///
+    /// # Errors
+    /// When `spool/` cannot be written.
+    pub fn add_packed(&mut self, blob: &PackedBlob) -> Result<Oid> {
+        if !self.is_stored(blob.id()) {
+            self.pack.add_packed(&blob.0)?;
+        }
+        Ok(blob.id())
+    }
+
+    fn is_stored(&self, id: Oid) -> bool {
+        // A first import need not ask for each of its files.
+        self.parent.is_some() && self.store.db.has(id)
+    }
+
+    /// States what lies at `path` in the new tree; folders above it come by themselves. A
+    /// `Kind::Dir` keeps what lies below, and makes the folder exist even when it is empty.
+    pub fn put(&mut self, path: &RelPath, entry: Entry) {
+        self.statements.push((path.clone(), Statement::Put(entry)));
+    }
+
+    /// States that nothing lies at `path`, nor below it.
+    pub fn remove(&mut self, path: &RelPath) {
+        self.statements.push((path.clone(), Statement::Remove));
+    }
+
+    /// How much was stated so far.
+    pub fn len(&self) -> usize {
+        self.statements.len()
+    }
+
+    /// Whether nothing was stated.
+    pub fn is_empty(&self) -> bool {
+        self.statements.is_empty()
+    }
+
+    /// Writes trees and commit, one pack and its index, synced, into `spool/`. None when the tree
+    /// is equal to the head's.
+    ///
+    /// # Errors
+    /// When an entry's blob is nowhere, the head's trees cannot be read, or `spool/` not written.
+    pub fn finish(mut self, by: &Signature) -> Result<Option<Prepared>> {
+        let base = self.base()?;
+        let (root, mut objects) = self.write_trees(base)?;
+        if root == base {
+            return Ok(None);
+        }
+        let changes = self.changes(base, root, &objects)?;
+        self.add_moved_blobs(&changes)?;
+        let commit = self.write_commit(root, by, &mut objects)?;
+        let (pack, index) = write_out(self.pack, &self.store.spool)?;
+        Ok(Some(Prepared { commit, pack, index, objects, changes }))
+    }
+
+    fn base(&self) -> Result<FolderId> {
+        let read = |kind, id| self.store.db.read_often(kind, id);
+        self.parent.as_ref().map_or(Ok(FolderId::default()), |c| FolderId::root(&read, c.tree))
+    }
+
+    fn write_trees(&mut self, base: FolderId) -> Result<(FolderId, Objects)> {
+        let mut objects = Objects::new();
+        let read = |kind, id| self.store.db.read_often(kind, id);
+        let mut write = |kind, id, bytes: Vec<u8>| {
+            self.pack.add(kind, id, &bytes)?;
+            objects.insert(id, bytes.into());
+            Ok(())
+        };
+        let statements = std::mem::take(&mut self.statements);
+        let root = rebuild::rebuild(&read, &mut write, base, statements)?;
+        Ok((root, objects))
+    }
+
+    fn changes(&self, from: FolderId, to: FolderId, new: &Objects) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        let read = |kind, id| match new.get(&id) {
+            Some(bytes) => Ok(bytes.clone()),
+            None => self.store.db.read_often(kind, id),
+        };
+        diff::differences(&read, from, to, &mut |change| {
+            changes.push(change);
+            Ok(())
+        })?;
+        Ok(changes)
+    }
+
+    /// Writes the blobs that came neither with this draft nor from the parent's changed paths.
+    fn add_moved_blobs(&mut self, changes: &[Change]) -> Result<()> {
+        let blob = |entry: &Option<Entry>| match entry.as_ref()?.kind {
+            Kind::File { blob, .. } | Kind::Symlink { blob } => Some(blob),
+            Kind::Dir => None,
+        };
+        let before: HashSet<_> = changes.iter().filter_map(|change| blob(&change.before)).collect();
+        for id in changes.iter().filter_map(|change| blob(&change.after)) {
+            if !before.contains(&id) && !self.pack.contains(id) {
+                let bytes = self.store.db.read(Type::Blob, id)?;
+                self.pack.add(Type::Blob, id, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_commit(
+        &mut self,
+        root: FolderId,
+        by: &Signature,
+        objects: &mut Objects,
+    ) -> Result<Commit> {
+        let tree = root.tree.expect("a root always has a tree");
+        let seq = self.parent.as_ref().map_or(0, |parent| parent.head.seq) + 1;
+        let parent = self.parent.as_ref().map(|parent| parent.id);
+        let raw = Bytes::from(commit::encode(by, seq, tree, parent));
+        let id = pack::hash(Type::Commit, &raw);
+        self.pack.add(Type::Commit, id, &raw)?;
+        objects.insert(id, raw.clone());
+        commit::parse(id, &raw)
+    }
+}
+
+/// Completes and syncs the pack and its index.
+fn write_out(pack: PackWriter, spool: &std::path::Path) -> Result<(Pack, NamedTempFile)> {
+    let mut pack = pack.finish()?;
+    let index = pack.write_index(spool)?;
+    durable::sync_file(pack.file.path())?;
+    durable::sync_file(index.path())?;
+    Ok((pack, index))
+}

@@ -1,0 +1,62 @@
+//! What makes a file survive a power cut: its bytes, its name, and its folder's name, in that order.
+//!
+//! Nothing here leaves a half-written file under a final name.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write,
+    path::Path,
+};
+
+use super::{Error, Result};
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(folder: &Path) -> Result<()> {
+    sync_file(folder)
+}
+
+/// Makes a file's bytes durable.
+pub(super) fn sync_file(path: &Path) -> Result<()> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("sync", path))
+}
+
+/// Makes a folder with its parents; the new names are durable.
+pub(super) fn make_folder(folder: &Path) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent() {
+        make_folder(parent)?;
+    }
+    match fs::create_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+        done => done.map_err(Error::io("make", folder))?,
+    }
+    folder.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Replaces a file as git replaces a ref: `<path>.lock` is made, written, synced, renamed. The
+/// folder must exist; its names are durable afterwards.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut lock = path.as_os_str().to_owned();
+    lock.push(".lock");
+    let lock = Path::new(&lock);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(lock)
+        .map_err(Error::io("lock", lock))?;
+    let written =
+        file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(lock, path));
+    if let Err(e) = written {
+        // Best effort: the next start sweeps what stays.
+        let _ = fs::remove_file(lock);
+        return Err(Error::io("replace", path)(e));
+    }
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Moves a finished file (already synced) to its final name. The folder is not synced.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(Error::io("move into place", to))
+}

@@ -1,0 +1,108 @@
+//! What can go wrong in a store, and how a caller reacts.
+//!
+//! Variants are only those that some caller tells apart; the cause is kept as `source`.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use crate::model::{BadPath, Class, ObjectId, Oid};
+
+/// Why the store could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Asked for a commit that the feed's history does not hold.
+    #[error("commit {0} is not in this feed's history")]
+    UnknownCommit(Oid),
+    /// The history refers to something that is not there.
+    #[error(
+        "{what} {id} is not in the repository; `depsync fsck` brings it back from another node"
+    )]
+    Missing {
+        /// The type of git object.
+        what: &'static str,
+        /// Its id.
+        id: Oid,
+    },
+    /// Bytes on this disk are not what they must be.
+    #[error("{what} is damaged: {why}")]
+    Damaged {
+        /// What it is, with its place.
+        what: String,
+        /// What is wrong, and the way out where it is not `depsync fsck`.
+        why: String,
+    },
+    /// Bytes are not what was asked for, or not allowed; nothing was changed.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The head is not the one that the commit was made on.
+    #[error("another commit was published while this one was made; make it again on top")]
+    Moved {
+        /// The commit's parent.
+        expected: Option<Oid>,
+        /// The head now.
+        found: Option<Oid>,
+    },
+    /// Two writers of one object.
+    #[error("object {0} is being received already; wait for that")]
+    Busy(ObjectId),
+    /// The operating system said no.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// A verb.
+        action: &'static str,
+        /// What it was done to.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// libgit2 said no.
+    #[error("cannot {action}: {source}")]
+    Git {
+        /// A verb and its object.
+        action: &'static str,
+        /// The library's answer.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// What the store's calls return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// How to react.
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Missing { .. } | Error::Damaged { .. } | Error::Refused(_) => Class::Corrupt,
+            Error::Moved { .. } | Error::Busy(_) | Error::Git { .. } => Class::Transient,
+            Error::UnknownCommit(_) => Class::Fatal,
+            Error::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Class::Fatal,
+                _ => Class::Transient,
+            },
+        }
+    }
+
+    /// For `map_err`: the system refused `action` on `path`.
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// For `map_err`: libgit2 refused `action`.
+    pub(super) fn git(action: &'static str) -> impl FnOnce(git2::Error) -> Error {
+        move |source| Error::Git { action, source: source.into() }
+    }
+
+    pub(super) fn damaged(what: impl Into<String>, why: impl Into<String>) -> Error {
+        Error::Damaged { what: what.into(), why: why.into() }
+    }
+}
+
+impl From<BadPath> for Error {
+    /// A tree holds a name that no feed may hold.
+    fn from(bad: BadPath) -> Error {
+        Error::damaged("a tree", bad.to_string())
+    }
+}

@@ -1,0 +1,124 @@
+//! One feed's repository: git history, large objects, packs to send, and the marks beside them.
+//!
+//! `Store` is the only door. It is plain blocking code, `Send + Sync`, that knows no tokio. Nothing
+//! unpublished lies in `git/`, and what is in `spool/` may be deleted while nobody has it open.
+//! On disk below `<state>/feeds/<feed>/`: `git/` (bare repository that stock git reads, head at
+//! `refs/heads/main`, checked-out commit at `refs/depsync/checkout`), `git/lfs/objects/`, `spool/`.
+
+mod arrived;
+pub mod chunks;
+mod commit;
+mod db;
+pub mod delta;
+mod diff;
+mod draft;
+mod durable;
+mod error;
+mod folder;
+mod log;
+mod meta;
+mod objects;
+mod open;
+mod pack;
+mod publish;
+mod read;
+mod rebuild;
+mod receive;
+pub mod recipe;
+mod refs;
+mod send;
+mod tree;
+mod unpack;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+pub use commit::{Commit, Signature};
+pub use draft::{Draft, Prepared};
+pub use error::{Error, Result};
+pub use objects::{Ingested, ObjectWriter};
+pub use pack::{Encoder, MAX_BLOB, PackedBlob};
+pub use publish::Published;
+pub use send::PackFile;
+
+pub use crate::model::Class;
+use crate::model::{Head, Oid};
+use log::Line;
+pub use read::Listing;
+use read::Totals;
+
+/// One feed's repository.
+pub struct Store {
+    /// `git/`.
+    git: PathBuf,
+    /// `spool/`.
+    spool: PathBuf,
+    db: db::Db,
+    line: Mutex<Line>,
+    /// One writer of references at a time.
+    publishing: Mutex<()>,
+    totals: Mutex<Option<Totals>>,
+    building: send::Building,
+}
+
+/// A store that several stages use.
+pub type Shared = Arc<Store>;
+
+impl Store {
+    /// The published head.
+    ///
+    /// # Errors
+    /// None so far: it is kept in memory, since the daemon is the only writer.
+    pub fn head(&self) -> Result<Option<Head>> {
+        Ok(self.line().head())
+    }
+
+    /// Starts a commit on top of the head.
+    ///
+    /// # Errors
+    /// None so far.
+    pub fn draft(&self) -> Result<Draft<'_>> {
+        let parent = self.line().tip().cloned();
+        Ok(Draft::new(self, parent))
+    }
+
+    /// The commit that lies verified in the deployment directory.
+    ///
+    /// # Errors
+    /// When the mark is damaged.
+    pub fn checked_out(&self) -> Result<Option<Oid>> {
+        refs::read(&self.git, refs::CHECKOUT)
+    }
+
+    /// Records it, durably.
+    ///
+    /// # Errors
+    /// When the mark cannot be written.
+    pub fn set_checked_out(&self, commit: Oid) -> Result<()> {
+        let _one = self.lock_references();
+        refs::write(&self.git, refs::CHECKOUT, commit)
+    }
+
+    /// The path of `git/`, for a stock git that reads it.
+    pub fn git_dir(&self) -> &Path {
+        &self.git
+    }
+
+    /// The path of `spool/`: what is made there must be safe to delete.
+    pub fn spool(&self) -> &Path {
+        &self.spool
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_references(&self) -> MutexGuard<'_, ()> {
+        self.publishing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

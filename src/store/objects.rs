@@ -1,0 +1,303 @@
+//! Large artifacts: stored once under their SHA-256, where git-lfs keeps them.
+//!
+//! Everything streams; nothing has its final name before its bytes are verified and durable. In a
+//! tree an object is a git-lfs pointer.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::mpsc,
+};
+
+use rustix::fs::{FlockOperation, flock, ioctl_ficlone};
+use sha2::{Digest, Sha256};
+
+use super::{Error, Result, Store, db::Type, durable, pack};
+use crate::model::{Content, ObjectId, Oid};
+
+/// An object that was stored from a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ingested {
+    /// The content's SHA-256.
+    pub id: ObjectId,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+const BLOCK: usize = 1 << 20;
+/// Above this, hashing and writing go on two threads: below it, starting one costs more.
+const OVERLAP: u64 = 16 << 20;
+/// How many blocks may wait for the writing thread.
+const BLOCKS_AHEAD: usize = 4;
+
+const POINTER_VERSION: &str = "version https://git-lfs.github.com/spec/v1\n";
+/// Version line, `oid sha256:` with 64 digits, `size ` with 1 to 20 digits.
+const POINTER_SIZES: std::ops::RangeInclusive<u64> = 126..=145;
+/// git-lfs takes nothing larger for a pointer.
+const ANY_POINTER: usize = 1024;
+
+impl Store {
+    /// The git-lfs pointer text of an object.
+    pub fn pointer(object: &Ingested) -> Vec<u8> {
+        let Ingested { id, size } = object;
+        format!("{POINTER_VERSION}oid sha256:{id}\nsize {size}\n").into_bytes()
+    }
+
+    /// Whether git-lfs might take these bytes for a pointer: a file that holds them must become an
+    /// object itself, so that every pointer in a tree is ours.
+    pub fn reads_as_pointer(bytes: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(ANY_POINTER)]);
+        bytes.len() <= ANY_POINTER
+            && text.trim_start().starts_with("version ")
+            && text.contains("oid ")
+    }
+
+    /// Where a blob's bytes really are.
+    ///
+    /// # Errors
+    /// When there is no such blob.
+    pub fn content(&self, blob: Oid) -> Result<Content> {
+        Ok(self.content_and_size(blob)?.0)
+    }
+
+    /// The size in bytes of what a blob stands for.
+    ///
+    /// # Errors
+    /// When there is no such blob.
+    pub fn size(&self, blob: Oid) -> Result<u64> {
+        Ok(self.content_and_size(blob)?.1)
+    }
+
+    /// With the size of what it stands for.
+    pub(super) fn content_and_size(&self, blob: Oid) -> Result<(Content, u64)> {
+        let size = self.db.size(Type::Blob, blob)?;
+        if POINTER_SIZES.contains(&size)
+            && let Some(Ingested { id, size }) = parse_pointer(&self.db.read(Type::Blob, blob)?)
+        {
+            return Ok((Content::Object { id, size }, size));
+        }
+        Ok((Content::Blob(blob), size))
+    }
+
+    /// An object's file, for reading; none when it is not here.
+    ///
+    /// # Errors
+    /// When it is here and cannot be opened.
+    pub fn open_object(&self, id: &ObjectId) -> Result<Option<File>> {
+        let path = self.object_path(id);
+        match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some).map_err(Error::io("open", &path)),
+        }
+    }
+
+    /// Where an object lies, or would.
+    pub(super) fn object_path(&self, id: &ObjectId) -> PathBuf {
+        object_path(&self.git, id)
+    }
+
+    /// Stores all of a file, from its start, as an object: SHA-256 while it is copied, synced,
+    /// renamed. The file is read, never changed.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the store not written; nothing stays.
+    pub fn ingest(&self, from: &mut File) -> Result<Ingested> {
+        let mut temporary = pack::temporary(&self.spool)?;
+        let path = temporary.path().to_owned();
+        let to = temporary.as_file_mut();
+        let copied = copy(from, to).map_err(Error::io("copy an artifact to", &path))?;
+        keep(&self.git, &path, &copied.id)?;
+        Ok(copied)
+    }
+
+    /// Starts taking an object in, or goes on with what is here of it.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when somebody else does; else when `spool/` cannot be written.
+    pub fn object_writer(&self, id: ObjectId, size: u64) -> Result<ObjectWriter> {
+        let path = self.spool.join(format!("{id}{PARTIAL}"));
+        let opened = OpenOptions::new().read(true).append(true).create(true).open(&path);
+        let mut file = opened.map_err(Error::io("open", &path))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(Error::Busy(id));
+        }
+        let mut hasher = Sha256::new();
+        let mut offset = read_blocks(&mut file, |block| {
+            hasher.update(&block);
+            Ok(())
+        })
+        .map_err(Error::io("read", &path))?;
+        if offset > size {
+            file.set_len(0).map_err(Error::io("empty", &path))?;
+            (hasher, offset) = (Sha256::new(), 0);
+        }
+        Ok(ObjectWriter { git: self.git.clone(), file, path, hasher, offset, id, size })
+    }
+}
+
+/// Where git-lfs looks for an object of the repository `git`.
+pub(super) fn object_path(git: &Path, id: &ObjectId) -> PathBuf {
+    let hex = id.to_string();
+    git.join("lfs/objects").join(&hex[..2]).join(&hex[2..4]).join(&hex)
+}
+
+/// Moves a verified file to its name, durably.
+fn keep(git: &Path, at: &Path, id: &ObjectId) -> Result<()> {
+    let path = object_path(git, id);
+    if path.exists() {
+        return fs::remove_file(at).map_err(Error::io("remove", at));
+    }
+    durable::sync_file(at)?;
+    let folder = path.parent().expect("an object lies in a folder");
+    durable::make_folder(folder)?;
+    durable::rename(at, &path)?;
+    durable::sync_folder(folder)
+}
+
+/// How the file of an object on its way in ends.
+pub(super) const PARTIAL: &str = ".part";
+
+/// An object on its way in, at `spool/<sha256>.part`; verified before it becomes visible. Dropping
+/// it keeps what came, for another try.
+pub struct ObjectWriter {
+    git: PathBuf,
+    file: File,
+    path: PathBuf,
+    hasher: Sha256,
+    offset: u64,
+    id: ObjectId,
+    size: u64,
+}
+
+impl ObjectWriter {
+    /// How many bytes are here: where to go on.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when they are more than the object has; else when they cannot be written.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.offset + bytes.len() as u64 > self.size {
+            return Err(self.refuse(&format!("more than its {} bytes came", self.size)));
+        }
+        self.file.write_all(bytes).map_err(Error::io("write", &self.path))?;
+        self.hasher.update(bytes);
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Checks size and SHA-256, then makes it durable and visible.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for wrong bytes, of which nothing stays; for too few, they stay.
+    pub fn finish(mut self) -> Result<()> {
+        if self.offset < self.size {
+            let (have, size) = (self.offset, self.size);
+            return Err(Error::Refused(format!(
+                "object {} ended after {have} of {size} bytes",
+                self.id
+            )));
+        }
+        let found = ObjectId::from_bytes(std::mem::take(&mut self.hasher).finalize().into());
+        if found != self.id {
+            return Err(self.refuse(&format!("its SHA-256 is {found}")));
+        }
+        keep(&self.git, &self.path, &self.id)
+    }
+
+    fn refuse(&self, why: &str) -> Error {
+        // Best effort: what stays is hashed again before it is used.
+        let _ = fs::remove_file(&self.path);
+        Error::Refused(format!("object {}: {why}", self.id))
+    }
+}
+
+/// Reads exactly what `Store::pointer` writes.
+fn parse_pointer(bytes: &[u8]) -> Option<Ingested> {
+    let text = std::str::from_utf8(bytes).ok()?.strip_prefix(POINTER_VERSION)?;
+    let (id, size) = text.strip_prefix("oid sha256:")?.split_once("\nsize ")?;
+    let object = Ingested { id: id.parse().ok()?, size: size.strip_suffix('\n')?.parse().ok()? };
+    (Store::pointer(&object) == bytes).then_some(object)
+}
+
+/// Copies a whole file and hashes the copy's bytes.
+fn copy(from: &mut File, to: &mut File) -> io::Result<Ingested> {
+    from.seek(SeekFrom::Start(0))?;
+    // A clone has the bytes of one moment, whatever the source's writers do meanwhile.
+    if ioctl_ficlone(&*to, &*from).is_ok() {
+        return hash_and(to, |_| Ok(()));
+    }
+    if from.metadata()?.len() <= OVERLAP {
+        return hash_and(from, |block| to.write_all(&block));
+    }
+    std::thread::scope(|scope| {
+        let (send, receive) = mpsc::sync_channel::<Vec<u8>>(BLOCKS_AHEAD);
+        let writer =
+            scope.spawn(move || receive.into_iter().try_for_each(|block| to.write_all(&block)));
+        // A writer that failed has hung up; its error is the one that counts.
+        let copied = hash_and(from, |block| send.send(block).map_err(io::Error::other));
+        drop(send);
+        writer.join().expect("writing does not panic")?;
+        copied
+    })
+}
+
+fn hash_and(
+    from: &mut File,
+    mut take: impl FnMut(Vec<u8>) -> io::Result<()>,
+) -> io::Result<Ingested> {
+    let mut hasher = Sha256::new();
+    let size = read_blocks(from, |block| {
+        hasher.update(&block);
+        take(block)
+    })?;
+    Ok(Ingested { id: ObjectId::from_bytes(hasher.finalize().into()), size })
+}
+
+/// Reads to the end; returns how many bytes there were.
+fn read_blocks(
+    from: &mut File,
+    mut take: impl FnMut(Vec<u8>) -> io::Result<()>,
+) -> io::Result<u64> {
+    let mut size = 0;
+    loop {
+        let mut block = Vec::with_capacity(BLOCK);
+        match Read::by_ref(from).take(BLOCK as u64).read_to_end(&mut block)? {
+            0 => return Ok(size),
+            n => size += n as u64,
+        }
+        take(block)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_text_is_a_pointer() {
+        let object = Ingested { id: ObjectId::from_bytes([7; 32]), size: u64::MAX };
+        let text = Store::pointer(&object);
+        assert!(POINTER_SIZES.contains(&(text.len() as u64)));
+        assert_eq!(
+            Store::pointer(&Ingested { size: 0, ..object }).len() as u64,
+            *POINTER_SIZES.start()
+        );
+        assert_eq!(parse_pointer(&text), Some(object));
+        assert!(Store::reads_as_pointer(&text));
+        let text = String::from_utf8(text).unwrap();
+        for other in [
+            text.replace("size ", "size 0"),
+            text.replace("spec/v1", "spec/v2"),
+            format!("{text}\n"),
+        ] {
+            assert_eq!(parse_pointer(other.as_bytes()), None, "{other}");
+            assert!(Store::reads_as_pointer(other.as_bytes()), "{other}");
+        }
+        assert!(!Store::reads_as_pointer(b"version 1.2 of something else"));
+    }
+}

@@ -1,0 +1,121 @@
+//! Opening a store: makes what is not there, and sweeps what a kill has left.
+//!
+//! The daemon's own lock proves that nobody else is here, so every lock and temporary file is stale.
+
+use std::{fs, io, path::Path, time::Duration};
+
+use super::{
+    Error, Result, Store,
+    db::Db,
+    durable,
+    log::Line,
+    objects::{PARTIAL, object_path},
+    pack::TEMPORARY,
+    refs,
+    send::Building,
+};
+use crate::sys;
+
+/// No maintenance but ours, and nothing that depends on the machine.
+const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\
+                      [gc]\n\tauto = 0\n";
+const FOLDERS: [&str; 6] = [
+    "git/objects/pack",
+    "git/objects/info",
+    "git/refs/heads",
+    "git/refs/depsync",
+    "git/lfs/objects",
+    "spool",
+];
+
+impl Store {
+    /// Opens, or makes, the repository below `<state>/feeds/<feed>`.
+    ///
+    /// # Errors
+    /// When it cannot be read or written, or the head is damaged.
+    pub fn open(dir: &Path) -> Result<Store> {
+        let (git, spool) = (dir.join("git"), dir.join("spool"));
+        for folder in FOLDERS {
+            durable::make_folder(&dir.join(folder))?;
+        }
+        sweep(dir)?;
+        for (name, text) in [("config", CONFIG), ("HEAD", "ref: refs/heads/main\n")] {
+            if !git.join(name).exists() {
+                durable::replace(&git.join(name), text.as_bytes())?;
+            }
+        }
+        let db = Db::open(&git.join("objects"))?;
+        let tip = refs::read(&git, refs::MAIN)?.map(|id| db.commit(id)).transpose()?;
+        Ok(Store {
+            git,
+            spool,
+            db,
+            line: Line::new(tip).into(),
+            publishing: ().into(),
+            totals: None.into(),
+            building: Building::default(),
+        })
+    }
+}
+
+/// How git's locks end, and how packs do.
+const LOCK: &str = ".lock";
+const PACK: &str = ".pack";
+/// Part of an object that nobody came back for.
+const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 3600);
+
+fn sweep(dir: &Path) -> Result<()> {
+    let git = dir.join("git");
+    for folder in ["", "refs/heads", "refs/depsync", "objects/pack"] {
+        remove_where(&git.join(folder), |path| name_of(path).ends_with(LOCK))?;
+    }
+    remove_where(&git.join("objects/pack"), |path| {
+        name_of(path).starts_with("tmp_") || is_half_a_pack(path)
+    })?;
+    remove_where(&dir.join("spool"), |path| {
+        let name = name_of(path);
+        // Packs to send are made again.
+        name.starts_with(TEMPORARY) || name.ends_with(PACK) || is_useless_part(&git, path)
+    })
+}
+
+/// A kill between moving in the pack and its index.
+fn is_half_a_pack(path: &Path) -> bool {
+    let other = match path.extension().and_then(|ending| ending.to_str()) {
+        Some("pack") => "idx",
+        Some("idx") => "pack",
+        _ => return false,
+    };
+    !path.with_extension(other).exists()
+}
+
+/// An object that has arrived needs no part of it.
+fn is_useless_part(git: &Path, path: &Path) -> bool {
+    let Some(id) = name_of(path).strip_suffix(PARTIAL).and_then(|id| id.parse().ok()) else {
+        return false;
+    };
+    let changed = path.metadata().and_then(|about| about.modified()).ok();
+    let age = changed.and_then(|changed| sys::now().duration_since(changed).ok());
+    object_path(git, &id).exists() || age.is_some_and(|age| age > FORGOTTEN)
+}
+
+/// Names that are not UTF-8 are not ours.
+fn name_of(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+fn remove_where(folder: &Path, stale: impl Fn(&Path) -> bool) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let path = entry.map_err(Error::io("list", folder))?.path();
+        if !stale(&path) {
+            continue;
+        }
+        let removed =
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            done => done.map_err(Error::io("remove", &path))?,
+        }
+    }
+    Ok(())
+}

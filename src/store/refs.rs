@@ -1,0 +1,35 @@
+//! References: one file, one id, replaced as git does it.
+//!
+//! A reference that holds no id is never taken for one that is absent.
+
+use std::{fs, io, path::Path};
+
+use super::{Error, Result, durable};
+use crate::model::Oid;
+
+/// The published head.
+pub(super) const MAIN: &str = "refs/heads/main";
+/// The commit that lies verified in the deployment directory.
+pub(super) const CHECKOUT: &str = "refs/depsync/checkout";
+
+/// The id that a reference holds; none when there is no such file.
+pub(super) fn read(git: &Path, name: &str) -> Result<Option<Oid>> {
+    let path = git.join(name);
+    let text = match fs::read(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(Error::io("read", &path))?,
+    };
+    let id = std::str::from_utf8(&text).ok().and_then(|text| text.trim_end().parse().ok());
+    let torn = || {
+        let why = "it holds no commit id. At a mirror, move the feed's `git` folder aside and start \
+                   again: it is fetched anew. At a primary, write the id of the newest commit into \
+                   it (`git fsck --lost-found` names it)";
+        Error::damaged(path.display().to_string(), why)
+    };
+    id.ok_or_else(torn).map(Some)
+}
+
+/// Makes a reference hold an id, durably.
+pub(super) fn write(git: &Path, name: &str, id: Oid) -> Result<()> {
+    durable::replace(&git.join(name), format!("{id}\n").as_bytes())
+}

@@ -1,0 +1,192 @@
+//! Large objects, and what a start finds.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::*;
+use crate::model::{Content, ObjectId};
+
+fn sha256(bytes: &[u8]) -> ObjectId {
+    ObjectId::from_bytes(Sha256::digest(bytes).into())
+}
+
+fn stored(world: &World, id: &ObjectId) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    world.store.open_object(id).unwrap()?.read_to_end(&mut bytes).unwrap();
+    Some(bytes)
+}
+
+#[test]
+fn an_artifact_is_stored_once_under_its_sha256() {
+    let world = World::new();
+    for size in [0, 1, 1 << 20, (17 << 20) + 3] {
+        let bytes = noise(1, size);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let object = world.store.ingest(&mut file).unwrap();
+        assert_eq!((object.id, object.size), (sha256(&bytes), size as u64));
+        assert_eq!(world.store.ingest(&mut file).unwrap(), object);
+        assert!(stored(&world, &object.id).unwrap() == bytes);
+    }
+    assert_eq!(fs::read_dir(world.store.spool()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_mirror_knows_which_objects_it_lacks() {
+    let (hub, mirror) = (World::new(), World::new());
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"an artifact").unwrap();
+    let object = hub.store.ingest(&mut file).unwrap();
+    let published = hub.commit(|draft| {
+        for name in ["one", "two"] {
+            put_file(draft, name, &Store::pointer(&object));
+        }
+        put_file(draft, "small", &[b'x'; 130]);
+    });
+    let head = published.head;
+    mirror.store.receive(&mut &published.pack.unwrap()[..], &head).unwrap();
+    let missing = mirror.store.missing_objects(None, head.commit).unwrap();
+    assert_eq!(missing, [(object.id, object.size)]);
+    assert_eq!(hub.store.missing_objects(None, head.commit).unwrap(), []);
+    assert_eq!(hub.store.totals(head.commit).unwrap(), (3, 130 + 2 * object.size));
+    let Some(Kind::File { blob, .. }) =
+        hub.store.entry(head.commit, &path("one")).unwrap().map(|e| e.kind)
+    else {
+        panic!("it is a file")
+    };
+    let content = Content::Object { id: object.id, size: object.size };
+    assert_eq!(mirror.store.content(blob).unwrap(), content);
+
+    let mut writer = mirror.store.object_writer(object.id, object.size).unwrap();
+    writer.write(b"an artifact").unwrap();
+    writer.finish().unwrap();
+    assert_eq!(mirror.store.missing_objects(None, head.commit).unwrap(), []);
+    assert_eq!(stored(&mirror, &object.id).unwrap(), b"an artifact");
+}
+
+#[test]
+fn a_partial_object_is_resumed_and_a_wrong_one_leaves_nothing() {
+    let world = World::new();
+    let bytes = noise(1, 3 << 20);
+    let (id, size) = (sha256(&bytes), bytes.len() as u64);
+    let mut writer = world.store.object_writer(id, size).unwrap();
+    writer.write(&bytes[..1000]).unwrap();
+    assert!(matches!(world.store.object_writer(id, size), Err(Error::Busy(busy)) if busy == id));
+    drop(writer);
+    // A restart keeps it.
+    let World { dir, store } = world;
+    drop(store);
+    let world = World { store: Store::open(dir.path()).unwrap(), dir };
+    let mut writer = world.store.object_writer(id, size).unwrap();
+    assert_eq!(writer.offset(), 1000);
+    writer.write(&bytes[1000..2000]).unwrap();
+    let short = writer.finish().unwrap_err();
+    assert_eq!(short.class(), Class::Corrupt);
+    assert!(stored(&world, &id).is_none());
+    let mut writer = world.store.object_writer(id, size).unwrap();
+    assert_eq!(writer.offset(), 2000);
+    writer.write(&bytes[2000..]).unwrap();
+    assert_eq!(writer.write(b"x").unwrap_err().class(), Class::Corrupt);
+    drop(writer);
+    let mut writer = world.store.object_writer(id, size).unwrap();
+    assert_eq!(writer.offset(), 0, "too many bytes: it starts anew");
+    writer.write(&noise(1, 3 << 20)[1..]).unwrap();
+    writer.write(b"x").unwrap();
+    assert_eq!(writer.finish().unwrap_err().class(), Class::Corrupt);
+    assert_eq!(fs::read_dir(world.store.spool()).unwrap().count(), 0);
+    let mut writer = world.store.object_writer(id, size).unwrap();
+    writer.write(&bytes).unwrap();
+    writer.finish().unwrap();
+    assert!(stored(&world, &id).unwrap() == bytes);
+}
+
+#[test]
+fn a_start_sweeps_what_a_kill_left() {
+    let world = World::new();
+    let head = world.put(&[("f", "1")]).head;
+    let World { dir, store } = world;
+    drop(store);
+    let leftovers = [
+        "git/refs/heads/main.lock",
+        "git/refs/depsync/checkout.lock",
+        "git/HEAD.lock",
+        "git/config.lock",
+        "git/packed-refs.lock",
+        "git/objects/pack/tmp_pack_x",
+        "git/objects/pack/pack-0123456789012345678901234567890123456789.pack",
+        "spool/tmp-abc",
+        "spool/0..1.pack",
+    ];
+    for name in leftovers {
+        File::create(dir.path().join(name)).unwrap();
+    }
+    fs::create_dir(dir.path().join("spool/tmp-folder")).unwrap();
+    let world = World { store: Store::open(dir.path()).unwrap(), dir };
+    assert!(leftovers.iter().all(|name| !world.dir.path().join(name).exists()));
+    assert_eq!(fs::read_dir(world.store.spool()).unwrap().count(), 0);
+    assert_eq!(world.head(), head);
+    world.put(&[("f", "2")]);
+}
+
+#[test]
+fn a_torn_head_is_never_taken_for_an_empty_feed() {
+    let world = World::new();
+    world.put(&[("f", "1")]);
+    let World { dir, store } = world;
+    drop(store);
+    for torn in [b"".as_slice(), b"\0\0\0\0", b"ref: refs/heads/other\n", b"0123\n"] {
+        fs::write(dir.path().join("git/refs/heads/main"), torn).unwrap();
+        let e = Store::open(dir.path()).err().expect("it is damaged");
+        assert_eq!(e.class(), Class::Corrupt);
+        assert!(e.to_string().contains("refs/heads/main"), "{e}");
+    }
+}
+
+#[test]
+fn a_commit_is_published_only_on_the_head_that_it_was_made_on() {
+    let world = World::new();
+    world.put(&[("f", "1")]);
+    let prepare = |text: &str| {
+        let mut draft = world.store.draft().unwrap();
+        put_file(&mut draft, "f", text.as_bytes());
+        draft.finish(&by(1)).unwrap().unwrap()
+    };
+    let (first, second) = (prepare("2"), prepare("3"));
+    let head = world.store.publish(first).unwrap().head;
+    let before = world.files();
+    assert!(matches!(world.store.publish(second), Err(Error::Moved { .. })));
+    assert_eq!((before, head), (world.files(), world.head()));
+    assert_eq!(fs::read_dir(world.store.spool()).unwrap().count(), 0);
+    // The same content again is no commit.
+    let mut draft = world.store.draft().unwrap();
+    put_file(&mut draft, "f", b"2");
+    assert!(draft.finish(&by(1)).unwrap().is_none());
+}
+
+#[test]
+fn the_checkout_mark_survives() {
+    let world = World::new();
+    assert_eq!(world.store.checked_out().unwrap(), None);
+    let head = world.put(&[("f", "1")]).head.commit;
+    world.store.set_checked_out(head).unwrap();
+    let World { dir, store } = world;
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.checked_out().unwrap(), Some(head));
+}
+
+#[test]
+fn an_entry_whose_content_is_nowhere_is_no_commit() {
+    let world = World::new();
+    let mut draft = world.store.draft().unwrap();
+    let blob = Oid::from_bytes([5; 20]);
+    draft.put(
+        &path("f"),
+        Entry { kind: Kind::File { blob, executable: false }, meta: Meta::default() },
+    );
+    assert!(matches!(draft.finish(&by(1)), Err(Error::Missing { id, .. }) if id == blob));
+}
