@@ -1,5 +1,6 @@
 //! depsync keeps deployment directories identical across regions, backed by git.
 
+pub mod disk;
 pub mod model;
 pub mod store;
 pub mod sys;
