@@ -1,6 +1,7 @@
 //! depsync keeps deployment directories identical across regions, backed by git.
 
 pub mod disk;
+pub mod ledger;
 pub mod model;
 pub mod store;
 pub mod sys;
