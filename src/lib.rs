@@ -1,5 +1,6 @@
 //! depsync keeps deployment directories identical across regions, backed by git.
 
+pub mod bus;
 pub mod disk;
 pub mod ledger;
 pub mod model;

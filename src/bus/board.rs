@@ -1,0 +1,294 @@
+//! What this node knows now, shared by its stages: a head posted here wakes whoever follows.
+//!
+//! Each feed has one `Desk`. Whoever waits sees only the newest value (`watch`), so a slow follower
+//! skips and nothing piles up. Nothing here is the truth about content: that is the store.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Instant, SystemTime},
+};
+
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    bus::{
+        frame::{Ack, Fault, Progress, Pulse, Standing},
+        roster::{Caller, Follower, RegionNode, Roster},
+    },
+    model::{Bindings, FeedName, Head, NodeId, Oid, RegionName, RelPath},
+    store::{Published, Store},
+};
+
+/// All feeds of this node.
+#[derive(Default, Clone)]
+pub struct Board {
+    desks: Arc<BTreeMap<FeedName, Arc<Desk>>>,
+}
+
+impl Board {
+    /// A board with these desks.
+    pub fn new(desks: impl IntoIterator<Item = Arc<Desk>>) -> Self {
+        let desks = desks.into_iter().map(|desk| (desk.feed.clone(), desk)).collect();
+        Board { desks: Arc::new(desks) }
+    }
+
+    /// The desk of a feed; none when this node does not carry it.
+    pub fn get(&self, feed: &FeedName) -> Option<&Arc<Desk>> {
+        self.desks.get(feed)
+    }
+
+    /// All desks, by the name of their feed.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Desk>> {
+        self.desks.values()
+    }
+}
+
+/// One feed at this node.
+pub struct Desk {
+    /// Its name here.
+    pub feed: FeedName,
+    /// Its repository.
+    pub store: Arc<Store>,
+    /// The newest published head, with its pack when small: posted by the stage that owns the
+    /// feed, read by followers' connections.
+    pub head: watch::Sender<Option<Published>>,
+    /// What that stage says of itself.
+    pub state: watch::Sender<State>,
+    /// The feed's profile as its primary has it; empty where there is none.
+    pub profile: watch::Sender<String>,
+    /// Which node serves which region; whoever assembles the node keeps it across restarts.
+    pub bindings: watch::Sender<Bindings>,
+    /// Where that stage takes requests from the edge; see [`Desk::ask`].
+    pub mailbox: Mutex<Option<Mailbox>>,
+    roster: Mutex<Roster>,
+}
+
+/// Takes a request without waiting; false when the stage's queue is full.
+pub type Mailbox = Box<dyn Fn(Request) -> bool + Send + Sync>;
+
+impl Desk {
+    /// A desk with nothing on it, but for the bindings that an earlier run kept.
+    pub fn new(feed: FeedName, store: Arc<Store>, bindings: Bindings) -> Self {
+        Desk {
+            feed,
+            store,
+            head: watch::Sender::default(),
+            state: watch::Sender::default(),
+            profile: watch::Sender::default(),
+            bindings: watch::Sender::new(bindings.clone()),
+            mailbox: Mutex::default(),
+            roster: Mutex::new(Roster::new(Instant::now(), bindings)),
+        }
+    }
+
+    /// Posts a head whose content is durable: every follower hears of it.
+    pub fn post(&self, published: Published) {
+        let head = published.head;
+        self.head.send_if_modified(|posted| {
+            let is_new = posted.as_ref().is_none_or(|old| old.head != head);
+            if is_new {
+                *posted = Some(published);
+            }
+            is_new
+        });
+        self.roster().posted(Instant::now(), head);
+    }
+
+    /// The head as posted.
+    pub fn head(&self) -> Option<Head> {
+        self.head.borrow().as_ref().map(|published| published.head)
+    }
+
+    /// Hands a request to the stage that owns the feed; false when there is none or it is full.
+    pub fn ask(&self, request: Request) -> bool {
+        self.mailbox().as_ref().is_some_and(|take| take(request))
+    }
+
+    /// Says where requests go from now on; none: nowhere.
+    pub fn take_requests(&self, mailbox: Option<Mailbox>) {
+        *self.mailbox() = mailbox;
+    }
+
+    /// Everyone who follows here, as last heard.
+    pub fn followers(&self) -> Vec<Follower> {
+        self.roster().followers().cloned().collect()
+    }
+
+    /// The live node that serves a region, where its address is known.
+    pub fn region_node(&self, region: &RegionName) -> Option<RegionNode> {
+        self.roster().region_node(Instant::now(), region)
+    }
+
+    /// A live follower that is ahead of our head or on another line.
+    pub fn ahead(&self) -> Option<Follower> {
+        self.roster().ahead_of(Instant::now(), self.head().as_ref()).cloned()
+    }
+
+    /// Forgets a node; false when it is not known or still connected.
+    pub fn forget(&self, node: &NodeId) -> bool {
+        self.change(|roster| roster.forget(node))
+    }
+
+    /// Takes a hello in; see [`Roster::register`].
+    ///
+    /// # Errors
+    /// When the node is here already with another token, or nobody more can be taken.
+    pub fn register(&self, caller: Caller) -> Result<(u64, Standing), Fault> {
+        let head = self.head();
+        self.change(|roster| roster.register(Instant::now(), caller, head))
+    }
+
+    /// Notes a sign of life; see [`Roster::heard`].
+    pub fn heard(&self, node: &NodeId, connection: u64, pulse: Option<&Pulse>) -> Option<Standing> {
+        self.change(|roster| roster.heard(Instant::now(), node, connection, pulse))
+    }
+
+    /// Notes a report.
+    pub fn acked(&self, node: &NodeId, ack: Ack) {
+        self.roster().acked(Instant::now(), node, ack);
+    }
+
+    /// Notes how far a follower's fetch is.
+    pub fn progressed(&self, node: &NodeId, progress: Progress) {
+        self.roster().progressed(node, progress);
+    }
+
+    /// Notes that a connection is over.
+    pub fn gone(&self, node: &NodeId, connection: u64) {
+        self.roster().gone(node, connection);
+    }
+
+    /// Changes the roster, and says so when the bindings are other ones afterwards.
+    fn change<T>(&self, change: impl FnOnce(&mut Roster) -> T) -> T {
+        let mut roster = self.roster();
+        let result = change(&mut roster);
+        self.bindings.send_if_modified(|kept| {
+            let differs = kept != roster.bindings();
+            if differs {
+                kept.clone_from(roster.bindings());
+            }
+            differs
+        });
+        result
+    }
+
+    fn mailbox(&self) -> MutexGuard<'_, Option<Mailbox>> {
+        self.mailbox.lock().expect("no holder panics")
+    }
+
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().expect("no holder panics")
+    }
+}
+
+/// What a stage says of a feed: for `status`, `/v1/feeds`, metrics.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// Whether this node owns the feed.
+    pub primary: bool,
+    /// One word for people and programs: `idle`, `importing`, `syncing`, `held`, `stopped`,
+    /// `waiting-for-upstream`, `refused`, `failing` …
+    pub state: &'static str,
+    /// More about it, for people.
+    pub detail: Option<String>,
+    /// At a region: the head that it should have.
+    pub want: Option<Head>,
+    /// At a region: what its store holds.
+    pub fetched: Option<Head>,
+    /// At a region: what it has verified in its directory.
+    pub have: Option<Head>,
+    /// At a region: whom it follows.
+    pub upstream_url: Option<String>,
+    /// At a region: what it is to the region that it names.
+    pub standing: Standing,
+    /// At a region: when the upstream was last heard.
+    pub heartbeat: Option<Instant>,
+    /// Changes that wait.
+    pub held: Vec<Held>,
+    /// Deletions among them, which are approved or rejected as one list.
+    pub deletions: Option<DeletionsHeld>,
+    /// At a primary: how often everything was scanned because events were lost.
+    pub rescans: u64,
+    /// The last failure, until the work that failed succeeds.
+    pub last_error: Option<String>,
+}
+
+/// A change that waits, with its reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The path.
+    pub path: RelPath,
+    /// Why it waits.
+    pub reason: String,
+    /// Since when.
+    pub since: SystemTime,
+}
+
+/// Deletions that wait for `approve` or `reject`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletionsHeld {
+    /// The list's name: another list has another.
+    pub id: String,
+    /// How many files it names.
+    pub files: usize,
+    /// Since when.
+    pub since: SystemTime,
+}
+
+/// Where the answer to a request goes: done, or why not. Dropped: the stage is ending.
+pub type Answer = oneshot::Sender<Result<(), String>>;
+
+/// What the edge may ask of the stage that owns a feed.
+#[derive(Debug)]
+pub enum Request {
+    /// Look now: the primary scans, and answers when all is committed or waits for somebody; a
+    /// region asks for the head.
+    Sync(Answer),
+    /// A region: make sure this commit is in the store (fetch it if need be), for a redirect that
+    /// names it.
+    Fetch(Oid, Answer),
+    /// The primary: gather changes and publish none.
+    Hold {
+        /// Who asks, for those who wonder.
+        by: String,
+        /// Where the answer goes.
+        answer: Answer,
+    },
+    /// The primary: publish what was gathered, as one commit, once every touched path is ready.
+    Release(Answer),
+    /// The primary: let something pass that is held.
+    Approve(Approval, Answer),
+    /// The primary: put the files back whose deletion is held.
+    Reject {
+        /// The list that was seen; none: whatever it is.
+        id: Option<String>,
+        /// Where the answer goes.
+        answer: Answer,
+    },
+}
+
+/// What is let pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Approval {
+    /// The deletions that are held: the list that was seen; none: whatever it is.
+    Deletions(Option<String>),
+    /// An incomplete archive, as it is.
+    Path(RelPath),
+    /// The directory at the feed's path, though it is not the one that it was.
+    Root,
+}
+
+impl Request {
+    /// Answers that this cannot be done here, and why.
+    pub fn refuse(self, why: &str) {
+        let (Request::Sync(answer)
+        | Request::Fetch(_, answer)
+        | Request::Hold { answer, .. }
+        | Request::Release(answer)
+        | Request::Approve(_, answer)
+        | Request::Reject { answer, .. }) = self;
+        // Whoever asked may have gone.
+        let _ = answer.send(Err(why.to_owned()));
+    }
+}

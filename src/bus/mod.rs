@@ -1,0 +1,13 @@
+//! How an announcement travels, and the board on which this node posts what it knows.
+//!
+//! `frame` is the wire (protocol `depsync.v1`); `board` is this process's own picture: heads
+//! posted, and the mailbox by which the edge asks a stage for something; `roster` is who follows
+//! and which of them serves which region. A message is only a hint: a follower that hears none
+//! still converges by heartbeats and polls.
+
+pub mod board;
+pub mod frame;
+pub mod roster;
+
+pub use board::{Approval, Board, DeletionsHeld, Desk, Held, Mailbox, Request, State};
+pub use roster::{Caller, Follower, RegionNode};
