@@ -2,6 +2,7 @@
 
 pub mod bus;
 pub mod disk;
+pub mod hooks;
 pub mod ledger;
 pub mod model;
 pub mod store;
