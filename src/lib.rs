@@ -5,5 +5,6 @@ pub mod disk;
 pub mod hooks;
 pub mod ledger;
 pub mod model;
+pub mod origin;
 pub mod store;
 pub mod sys;

@@ -1,0 +1,221 @@
+//! What people ask of the primary: look now, hold, release, approve, reject.
+//!
+//! An answer is given once the decision is durable; what it leads to shows in the feed's state. Only
+//! `sync` is answered when all that was there is committed or waits for somebody.
+
+use std::{sync::Arc, time::Instant};
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    identity, restore,
+    session::{Hold, Session},
+};
+use crate::{
+    bus::board::{Answer, Approval, Request},
+    disk::Root,
+    ledger::decisions::Act,
+    model::{RelPath, names::HOLD_FILE},
+    sys,
+};
+
+/// Requests for `sync` that are answered together.
+const MAX_SYNCS: usize = 1_000;
+
+impl Hold {
+    pub(super) fn is_on(&self) -> bool {
+        self.file || self.decided.is_some() || self.releasing
+    }
+
+    /// For people; none when there is none.
+    pub(super) fn text(&self) -> Option<String> {
+        if self.releasing {
+            return Some("released: it is committed once every touched path is ready".to_owned());
+        }
+        if self.file {
+            return Some("held by the file .depsync-hold in the directory".to_owned());
+        }
+        let Act { since, by } = self.decided.as_ref()?;
+        Some(format!("held by {by} since {}", since.to_rfc3339()))
+    }
+}
+
+impl Session<'_, '_> {
+    pub(super) fn requested(&mut self, request: Request) {
+        match request {
+            Request::Sync(answer) if self.syncs.len() < MAX_SYNCS => {
+                self.scan.all();
+                self.syncs.push(answer);
+            }
+            Request::Sync(answer) => reply(answer, Err("too many wait for a scan".to_owned())),
+            fetch @ Request::Fetch(..) => {
+                fetch.refuse("this node owns the feed and has every commit");
+            }
+            Request::Hold { by, answer } => {
+                let done = self.hold(by);
+                reply(answer, done);
+            }
+            Request::Release(answer) => {
+                let done = self.release();
+                reply(answer, done);
+            }
+            Request::Approve(what, answer) => {
+                let done = self.approve(what);
+                reply(answer, done);
+            }
+            Request::Reject { id, answer } => {
+                let done = self.reject(id.as_deref());
+                reply(answer, done);
+            }
+        }
+    }
+
+    /// Everything that was there when a sync was asked for is committed, or waits for somebody.
+    pub(super) fn answer_syncs(&mut self) {
+        if self.syncs.is_empty() || self.is_reading() {
+            return;
+        }
+        let waits = self.hold.is_on() || self.stage.is_empty();
+        let done = match (&self.report.last_error, &self.report.refused) {
+            (Some(error), _) if self.retry.is_some() => Err(error.clone()),
+            (_, Some(refused)) => Err(refused.clone()),
+            _ if waits => Ok(()),
+            _ => return,
+        };
+        self.syncs.drain(..).for_each(|answer| reply(answer, done.clone()));
+    }
+
+    fn hold(&mut self, by: String) -> Result<(), String> {
+        let act = Act { since: now(), by };
+        let feed = &self.setup.feed;
+        let update =
+            |decided: &mut crate::ledger::decisions::Feed| decided.hold.get_or_insert(act).clone();
+        let act = self.setup.decisions.update_feed(feed, update).map_err(text)?;
+        self.hold.releasing = false;
+        self.hold.decided = Some(act);
+        self.hold.since.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<(), String> {
+        if self.hold.file {
+            return Err("the file .depsync-hold lies in the directory: remove it".to_owned());
+        }
+        let update = |decided: &mut crate::ledger::decisions::Feed| {
+            (decided.hold, decided.frozen) = (None, None);
+        };
+        self.setup.decisions.update_feed(&self.setup.feed, update).map_err(text)?;
+        if self.hold.decided.take().is_some() {
+            self.released();
+        }
+        Ok(())
+    }
+
+    /// What was gathered is committed once it is ready; without events a scan finds it first.
+    fn released(&mut self) {
+        self.hold.releasing = true;
+        self.scan.all();
+    }
+
+    /// The release is over when its batch is committed.
+    pub(super) fn end_release(&mut self) {
+        if self.hold.releasing {
+            self.hold = Hold::default();
+        }
+    }
+
+    pub(super) fn check_hold_file(&mut self) {
+        let path = RelPath::parse(HOLD_FILE).expect("it is a plain name");
+        let is_there = matches!(self.root.stat(&path), Ok(Some(_)));
+        let was_there = std::mem::replace(&mut self.hold.file, is_there);
+        if is_there {
+            self.hold.releasing = false;
+            self.hold.since.get_or_insert_with(Instant::now);
+        } else if was_there && self.hold.decided.is_none() {
+            self.released();
+        }
+    }
+
+    fn approve(&mut self, what: Approval) -> Result<(), String> {
+        match what {
+            Approval::Deletions(id) => {
+                self.expect_list(id.as_deref())?;
+                self.stage.approve();
+                self.note_held();
+                self.scan.all();
+                Ok(())
+            }
+            Approval::Path(path) if self.settle.approve(&path) => Ok(()),
+            Approval::Path(path) => Err(format!("no incomplete archive is held at {path}")),
+            Approval::Root => self.approve_root(),
+        }
+    }
+
+    /// Approving another list than the one seen would delete what nobody has looked at.
+    fn expect_list(&self, id: Option<&str>) -> Result<(), String> {
+        match (self.stage.list_id(), id) {
+            (None, _) => Err("no deletion is held".to_owned()),
+            (Some(_), None) => Ok(()),
+            (Some(now), Some(seen)) if now == seen => Ok(()),
+            (Some(now), Some(seen)) => {
+                Err(format!("the list is another one by now: {now}, not {seen}; look at it again"))
+            }
+        }
+    }
+
+    fn approve_root(&mut self) -> Result<(), String> {
+        let root = Root::open(self.root.path()).map_err(text)?;
+        let id = root.id().map_err(text)?;
+        if id != self.root_id {
+            root.lock().map_err(text)?;
+        }
+        let mark = identity::to_mark(id);
+        let update = |decided: &mut crate::ledger::decisions::Feed| decided.root = Some(mark);
+        self.setup.decisions.update_feed(&self.setup.feed, update).map_err(text)?;
+        self.new_root = Some(Arc::new(root));
+        Ok(())
+    }
+
+    /// Puts the files back whose deletion waits.
+    fn reject(&mut self, id: Option<&str>) -> Result<(), String> {
+        self.expect_list(id)?;
+        let Some(head) = self.stage.head() else { return Err("no deletion is held".to_owned()) };
+        let files = self.stage.take_held();
+        let done = restore::put_back(self.setup, &self.root, head, &files);
+        self.note_held();
+        // Its events would tell as much: this covers folders without events, and faults.
+        self.scan.all();
+        done
+    }
+
+    /// Keeps across restarts that deletions wait.
+    pub(super) fn note_held(&mut self) {
+        let holds = !self.stage.held().is_empty();
+        if holds == self.deletions_since.is_some() && !self.catching_up {
+            return;
+        }
+        self.deletions_since = holds.then(|| self.deletions_since.unwrap_or_else(Instant::now));
+        if !holds {
+            self.guard.nothing_held();
+        }
+        let update = |decided: &mut crate::ledger::decisions::Feed| {
+            decided.deletions_held = holds.then(|| decided.deletions_held.unwrap_or_else(now));
+        };
+        if let Err(error) = self.setup.decisions.update_feed(&self.setup.feed, update) {
+            tracing::error!(feed = %self.setup.feed, %error, "held deletions may be forgotten");
+        }
+    }
+}
+
+fn now() -> DateTime<Utc> {
+    sys::now().into()
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// Whoever asked may have gone.
+fn reply(answer: Answer, done: Result<(), String>) {
+    let _ = answer.send(done);
+}

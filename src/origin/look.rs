@@ -1,0 +1,144 @@
+//! Looks at touched paths and puts what it sees into the stage.
+//!
+//! Small files that events named are read here and now; what a scan found goes to the reading
+//! thread while that has room; large files go to theirs.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Result,
+    read::{FileSeen, Seen},
+    session::{Session, ignore_file},
+    settle::{Lane, Look, Verdict},
+    stage::Effect,
+};
+use crate::model::{Meta, RelPath};
+
+/// Special files that are listed; the rest is only left out.
+const MAX_LEFT_OUT: usize = 100;
+
+impl Session<'_, '_> {
+    /// Looks at paths that are due, for at most `slice`; false when none was.
+    pub(super) fn look(&mut self, now: Instant, slice: Duration) -> Result<bool> {
+        let mut any = false;
+        while let Some(done) = self.readers.done() {
+            self.absorb(&done.look, done.seen)?;
+            any = true;
+        }
+        while now.elapsed() < slice {
+            let Some(look) = self.settle.next(Instant::now()) else { break };
+            any = true;
+            if look.lane == Lane::Scan && self.readers.has_room() {
+                self.readers.read(look);
+                continue;
+            }
+            match self.reader.look(&look, false, &mut self.encoder) {
+                Seen::Large => self.readers.read_large(look),
+                seen => self.absorb(&look, seen)?,
+            }
+        }
+        Ok(any)
+    }
+
+    fn absorb(&mut self, look: &Look, seen: Seen) -> Result<()> {
+        let path = &look.path;
+        let now = Instant::now();
+        self.report.looked += 1;
+        let effect = match seen {
+            Seen::Large => {
+                self.readers.read_large(look.clone());
+                return Ok(());
+            }
+            Seen::Later(verdict) => {
+                self.settle.judged(now, path, verdict);
+                return Ok(());
+            }
+            Seen::Gone => self.saw_nothing(path)?,
+            Seen::Special => {
+                self.leave_out(path, "a FIFO, socket or device");
+                self.stage.saw_nothing(path)?
+            }
+            Seen::Dir(meta) => self.saw_dir(path, meta)?,
+            Seen::File(seen) => self.saw_file(path, &seen)?,
+        };
+        self.settle.judged(now, path, Verdict::Settled);
+        if effect != Effect::Same {
+            self.batch.added(now);
+            self.brake.changed();
+        }
+        if effect == Effect::Deleted {
+            self.guard.deleted(now);
+        }
+        Ok(())
+    }
+
+    fn saw_file(&mut self, path: &RelPath, seen: &FileSeen) -> Result<Effect> {
+        self.left_out.remove(path);
+        if self.names.left_out(path, false).is_some()
+            || (self.bad_ignore.is_some() && *path == ignore_file())
+        {
+            return Ok(Effect::Same);
+        }
+        self.came_back(path);
+        let effect = self.stage.saw_file(path, seen)?;
+        if effect == Effect::Same {
+            // What is in the head and not changed need not be read again.
+            self.remember(path, seen);
+            return Ok(effect);
+        }
+        let draft = match &mut self.draft {
+            Some(draft) => draft,
+            none => none.insert(self.setup.store.draft()?),
+        };
+        draft.add_packed(&seen.blob)?;
+        self.report.digests.extend(seen.digest);
+        Ok(effect)
+    }
+
+    fn remember(&mut self, path: &RelPath, seen: &FileSeen) {
+        if let Err(error) = self.cache.put(path, seen.cached) {
+            tracing::warn!(feed = %self.setup.feed, %error, "a file will be read again");
+        }
+        self.flush_later();
+    }
+
+    fn saw_dir(&mut self, path: &RelPath, meta: Meta) -> Result<Effect> {
+        if self.names.left_out(path, true).is_some() {
+            return Ok(Effect::Same);
+        }
+        self.came_back(path);
+        self.stage.saw_dir(path, meta)
+    }
+
+    /// Something lies where the batch says that nothing does, or below: what else does?
+    fn came_back(&mut self, path: &RelPath) {
+        if let Some(folder) = self.stage.is_back(path) {
+            self.scan.folder(&folder);
+            self.settle.touch(&folder, Lane::Event);
+        }
+    }
+
+    fn saw_nothing(&mut self, path: &RelPath) -> Result<Effect> {
+        self.left_out.remove(path);
+        if self.stage.is_removed(path) {
+            return Ok(Effect::Same);
+        }
+        // The topmost folder that is gone stands for all below it.
+        let mut topmost = path.clone();
+        while let Some(above) = topmost.parent().filter(|above| !above.is_root()) {
+            match self.root.stat(&above) {
+                Ok(None) => topmost = above,
+                // What cannot be looked at keeps its last state.
+                Ok(Some(_)) | Err(_) => break,
+            }
+        }
+        self.stage.saw_nothing(&topmost)
+    }
+
+    /// Notes a path that no feed holds.
+    pub(super) fn leave_out(&mut self, path: &RelPath, reason: &'static str) {
+        if self.left_out.len() < MAX_LEFT_OUT {
+            self.left_out.insert(path.clone(), reason);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Puts files of the head back into the directory: what `reject` does with held deletions.
+//!
+//! The same journalled placing as a mirror's checkout. A file that came back meanwhile with other
+//! content goes aside, never lost.
+
+use std::{collections::BTreeSet, io};
+
+use super::Setup;
+use crate::{
+    disk::{self, Placing, Root, Source},
+    model::{Change, Content, Oid, RelPath},
+    store::Store,
+};
+
+/// Puts these files of `head` back.
+///
+/// # Errors
+/// For people: what could not be put back.
+pub(super) fn put_back(
+    setup: &Setup,
+    root: &Root,
+    head: Oid,
+    files: &BTreeSet<RelPath>,
+) -> Result<(), String> {
+    let changes = changes(&setup.store, head, files).map_err(|error| error.to_string())?;
+    let source = |blob| content(&setup.store, blob);
+    let placing = Placing {
+        root,
+        journal: &setup.state.join("restore.journal"),
+        aside: &setup.state.join("aside"),
+        from: None,
+        to: head,
+        changes: &changes,
+        keep: setup.options.keep,
+        source: &source,
+        holds: None,
+    };
+    let placed = disk::place(&placing).map_err(|error| error.to_string())?;
+    match placed.faults.first() {
+        None => Ok(()),
+        Some((path, fault)) => {
+            let count = placed.faults.len();
+            Err(format!("{count} files could not be put back, the first is {path}: {fault}"))
+        }
+    }
+}
+
+/// The folders above the files come first, with the metadata that the head has of them.
+fn changes(
+    store: &Store,
+    head: Oid,
+    files: &BTreeSet<RelPath>,
+) -> crate::store::Result<Vec<Change>> {
+    let mut paths = files.clone();
+    for file in files {
+        let mut above = file.parent();
+        while let Some(folder) = above.filter(|folder| !folder.is_root()) {
+            above = folder.parent();
+            paths.insert(folder);
+        }
+    }
+    let mut changes = Vec::new();
+    for path in paths {
+        let after = store.entry(head, &path)?;
+        if after.is_some() {
+            changes.push(Change { path, before: None, after });
+        }
+    }
+    Ok(changes)
+}
+
+fn content(store: &Store, blob: Oid) -> io::Result<Source> {
+    let object = match store.content(blob).map_err(io::Error::other)? {
+        Content::Blob(blob) => {
+            return store.read_blob(blob).map(Source::Bytes).map_err(io::Error::other);
+        }
+        Content::Object { id, .. } => id,
+    };
+    let file = store.open_object(&object).map_err(io::Error::other)?;
+    let file =
+        file.ok_or_else(|| io::Error::other(format!("object {object} is not here any more")))?;
+    Ok(Source::File(file))
+}

@@ -1,0 +1,568 @@
+//! The loop over one directory: takes inputs, looks, commits, waits.
+//!
+//! Ends when it is told to stop, or when the directory is another one than it began with: the next
+//! session then starts from a scan. One thread decides everything, in the order of `Session::work`:
+//! paths that were touched, then a commit that is due, then a step of a scan, then what can wait.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, atomic::Ordering},
+    thread::Scope,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Input, Origin, Result, Setup,
+    batch::Batch,
+    commit::Brake,
+    guard::Guard,
+    identity,
+    read::Reader,
+    readers::Readers,
+    report::Report,
+    scan::Scan,
+    settle::{Lane, Settle},
+    stage::Stage,
+};
+use crate::{
+    bus::board::Answer,
+    disk::{Event, FileSystem, Root, RootId, WatchError, Watcher},
+    ledger::{StatCache, decisions},
+    model::{
+        Names, RelPath,
+        names::{HOLD_FILE, IGNORE_FILE},
+    },
+    store::{Draft, Encoder},
+};
+
+/// Paths that may wait to be looked at before a scan pauses; memory stays flat in any tree.
+const MAX_TOUCHED: usize = 10_000;
+/// Paths that events may touch beyond that; then a scan finds the rest.
+const MAX_EVENTS: usize = 100_000;
+/// Paths that one commit may say something about: some 200 bytes each.
+pub(super) const MAX_STAGED: usize = 200_000;
+/// How long the loop looks at paths before it sees to everything else.
+const SLICE: Duration = Duration::from_millis(2);
+/// How often a directory that is gone is looked for.
+const LOOK_FOR_ROOT: Duration = Duration::from_secs(1);
+/// After how many polls everything is scanned, folders with events too.
+const POLLS_PER_SCAN: u32 = 10;
+/// How long the stat cache waits to be written after a change.
+const FLUSH_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a session ended.
+pub(super) enum End {
+    Stopped,
+    /// Go on with this directory.
+    Root(Arc<Root>),
+}
+
+/// Why nothing is published for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Halt {
+    pub(super) state: &'static str,
+    pub(super) reason: String,
+}
+
+/// One directory being watched and committed.
+pub(super) struct Session<'a, 'scope> {
+    pub(super) origin: &'a Origin,
+    pub(super) setup: &'a Setup,
+    pub(super) root: Arc<Root>,
+    pub(super) root_id: RootId,
+    pub(super) file_system: FileSystem,
+    pub(super) watcher: Option<Watcher>,
+    /// Why some folders have no events.
+    pub(super) unwatched: Option<String>,
+    pub(super) names: Names,
+    /// What is wrong with `.depsyncignore`: the rules before it go on.
+    pub(super) bad_ignore: Option<String>,
+    pub(super) reader: Arc<Reader>,
+    pub(super) readers: Readers<'scope>,
+    pub(super) encoder: Encoder,
+    pub(super) cache: StatCache,
+    pub(super) settle: Settle,
+    pub(super) batch: Batch,
+    pub(super) guard: Guard,
+    pub(super) brake: Brake,
+    pub(super) stage: Stage,
+    pub(super) draft: Option<Draft<'a>>,
+    pub(super) scan: Scan,
+    /// Until the first scan is committed: all that happened meanwhile is one commit.
+    pub(super) catching_up: bool,
+    pub(super) halt: Option<Halt>,
+    /// After a failure: not before then.
+    pub(super) retry: Option<Retry>,
+    pub(super) hold: Hold,
+    /// Since when deletions are held, by this session's clock.
+    pub(super) deletions_since: Option<Instant>,
+    pub(super) syncs: Vec<Answer>,
+    /// What no feed holds, and why; bounded.
+    pub(super) left_out: BTreeMap<RelPath, &'static str>,
+    pub(super) alarmed: HashSet<RelPath>,
+    pub(super) report: Report,
+    pub(super) new_root: Option<Arc<Root>>,
+    /// A directory at the path that was found not to be ours.
+    wrong_root: Option<RootId>,
+    next_poll: Instant,
+    polls: u32,
+    next_root_check: Instant,
+    flush_at: Option<Instant>,
+}
+
+/// A commit that failed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retry {
+    pub(super) at: Instant,
+    pub(super) wait: Duration,
+}
+
+/// Changes are gathered, not published.
+#[derive(Debug, Default)]
+pub(super) struct Hold {
+    /// `.depsync-hold` lies in the root.
+    pub(super) file: bool,
+    /// Somebody asked for it, or a rollback left the feed frozen.
+    pub(super) decided: Option<decisions::Act>,
+    /// Since when, by this session's clock.
+    pub(super) since: Option<Instant>,
+    pub(super) alarmed: bool,
+    /// It was released: the batch is committed once every touched path is ready.
+    pub(super) releasing: bool,
+}
+
+impl<'a, 'scope> Session<'a, 'scope> {
+    /// Prepares everything; the first scan is the loop's.
+    pub(super) fn start(
+        origin: &'a Origin,
+        scope: &'scope Scope<'scope, '_>,
+        root: Arc<Root>,
+    ) -> Result<Self> {
+        let setup = &origin.setup;
+        let options = &setup.options;
+        let head = setup.store.head()?.map(|head| head.commit);
+        let reader = Arc::new(Reader {
+            root: Arc::clone(&root),
+            store: Arc::clone(&setup.store),
+            keep: options.keep,
+            large_file: options.large_file,
+        });
+        let now = Instant::now();
+        let decided = setup.decisions.feed(&setup.feed);
+        let mut session = Session {
+            root_id: root.id()?,
+            file_system: root.file_system()?,
+            watcher: None,
+            unwatched: None,
+            names: Names::new(options.profile, b"").expect("our own patterns are sound"),
+            bad_ignore: None,
+            readers: Readers::start(scope, &reader, origin.wake())?,
+            reader,
+            encoder: Encoder::default(),
+            cache: StatCache::new(Arc::clone(&setup.ledger), setup.feed.clone()),
+            settle: Settle::new(options.quiet),
+            batch: Batch::new(),
+            guard: Guard::new(options.guard, decided.deletions_held.is_some()),
+            brake: Brake::Off,
+            stage: Stage::new(Arc::clone(&setup.store), head, options.keep),
+            draft: None,
+            scan: Scan::default(),
+            catching_up: true,
+            halt: None,
+            retry: None,
+            hold: Hold::default(),
+            deletions_since: None,
+            syncs: Vec::new(),
+            left_out: BTreeMap::new(),
+            alarmed: HashSet::new(),
+            report: Report::new(now),
+            new_root: None,
+            wrong_root: None,
+            next_poll: now + options.poll,
+            polls: 0,
+            next_root_check: now,
+            flush_at: None,
+            root,
+            origin,
+            setup,
+        };
+        session.begin(decided)?;
+        Ok(session)
+    }
+
+    fn begin(&mut self, decided: decisions::Feed) -> Result<()> {
+        let head = self.stage.head();
+        if !identity::is_same(&self.root, decided.root, &self.setup.store, head)? {
+            self.halt(Halt::other_root(&self.root));
+            return Ok(());
+        }
+        let mark = identity::to_mark(self.root_id);
+        self.setup.decisions.update_feed(&self.setup.feed, |feed| feed.root = Some(mark))?;
+        self.hold.decided = decided.frozen.or(decided.hold);
+        self.watch();
+        // Before the first scan, which may have to wait for rules that can be used.
+        self.watch_folder(&RelPath::root());
+        self.load_names()?;
+        self.check_hold_file();
+        self.scan.all();
+        Ok(())
+    }
+
+    fn watch(&mut self) {
+        if self.file_system.network {
+            let name = self.file_system.name;
+            self.unwatched = Some(format!("{name} has no events: it is scanned instead"));
+            return;
+        }
+        match Watcher::new(&self.root, self.origin.sink()) {
+            Ok(watcher) => self.watcher = Some(watcher),
+            Err(error) => self.cannot_watch(&error),
+        }
+    }
+
+    /// Folders without events are scanned, and people are told why.
+    pub(super) fn cannot_watch(&mut self, error: &WatchError) {
+        if self.unwatched.is_none() {
+            tracing::warn!(feed = %self.setup.feed, %error, "scanning instead of watching");
+        }
+        self.unwatched = Some(error.to_string());
+    }
+
+    /// Runs until there is a reason to end.
+    pub(super) fn run(mut self) -> Result<End> {
+        loop {
+            if self.origin.stop.is_asked() {
+                self.flush();
+                return Ok(End::Stopped);
+            }
+            if let Some(root) = self.new_root.take() {
+                return Ok(End::Root(root));
+            }
+            if self.readers.has_ended() {
+                return Err(std::io::Error::other("a thread that reads files has ended").into());
+            }
+            self.take_inputs();
+            let now = Instant::now();
+            if self.work(now)? {
+                continue;
+            }
+            self.report(now);
+            let wait = self.deadline(now).saturating_duration_since(Instant::now());
+            if let Ok(input) = self.origin.inputs.recv_timeout(wait) {
+                self.take(input);
+            }
+        }
+    }
+
+    fn take_inputs(&mut self) {
+        // Bounded, so that a stream of events cannot keep commits away.
+        for _ in 0..1024 {
+            let Ok(input) = self.origin.inputs.try_recv() else { break };
+            self.take(input);
+        }
+        if self.origin.missed.swap(false, Ordering::AcqRel) {
+            self.rescan("more events than could be taken");
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Wake => {}
+            Input::Event(event) => self.happened(event),
+            Input::Request(request) => self.requested(request),
+        }
+    }
+
+    fn happened(&mut self, event: Event) {
+        match event {
+            Event::Created(path, is_dir) | Event::MovedIn(path, is_dir) => {
+                if self.names.left_out(&path, is_dir).is_none() {
+                    if is_dir {
+                        self.scan.folder(&path);
+                    }
+                    self.touch(&path, Lane::Event);
+                }
+                self.mind_special(&path);
+            }
+            Event::Written(path) => {
+                if self.names.left_out(&path, false).is_none() {
+                    self.touch(&path, Lane::Event);
+                }
+                self.mind_special(&path);
+            }
+            // What it was is not known: a path that is left out is found to be when it is read.
+            Event::Attributes(path) => self.touch(&path, Lane::Event),
+            Event::Removed(path) | Event::MovedOut(path) => {
+                self.touch(&path, Lane::Event);
+                self.mind_special(&path);
+            }
+            Event::Rescan => self.rescan("events were lost"),
+            Event::RootGone => self.next_root_check = Instant::now(),
+        }
+    }
+
+    /// The two files in the root that tell us something.
+    fn mind_special(&mut self, path: &RelPath) {
+        if path.as_bytes() == HOLD_FILE {
+            self.check_hold_file();
+        } else if path.as_bytes() == IGNORE_FILE {
+            self.names_changed();
+        }
+    }
+
+    /// Something may have happened at a path.
+    pub(super) fn touch(&mut self, path: &RelPath, lane: Lane) {
+        if self.settle.len() >= MAX_EVENTS {
+            self.rescan("more paths were touched than are kept");
+        } else {
+            self.settle.touch(path, lane);
+        }
+    }
+
+    fn rescan(&mut self, why: &str) {
+        tracing::info!(feed = %self.setup.feed, why, "scanning everything");
+        self.report.rescans += 1;
+        self.scan.all();
+    }
+
+    /// Does something that is due; false when everything waits.
+    fn work(&mut self, now: Instant) -> Result<bool> {
+        self.check_root(now)?;
+        if self.halt.is_some() {
+            return Ok(false);
+        }
+        if self.lacks_rules() {
+            self.poll_rules(now);
+            return Ok(false);
+        }
+        let looked = self.look(now, SLICE)?;
+        if self.is_commit_due(now) {
+            self.commit(now)?;
+            return Ok(true);
+        }
+        if looked || self.scan_step()? {
+            return Ok(true);
+        }
+        self.caught_up()?;
+        self.answer_syncs();
+        self.poll(now);
+        if self.flush_at.is_some_and(|at| at <= now) {
+            self.flush();
+        }
+        Ok(false)
+    }
+
+    /// There is a `.depsyncignore` that cannot be used, and none before it: publishing what the
+    /// operator wanted left out could not be undone.
+    pub(super) fn lacks_rules(&self) -> bool {
+        self.bad_ignore.is_some() && self.stage.head().is_none()
+    }
+
+    /// Drops what was read and not committed, and finds it again.
+    pub(super) fn begin_batch_again(&mut self) {
+        self.stage.clear();
+        self.draft = None;
+        self.batch.close(Instant::now());
+        self.brake = Brake::Off;
+        self.scan.all();
+    }
+
+    /// One folder of a scan, if there is room for what it finds.
+    fn scan_step(&mut self) -> Result<bool> {
+        let full = self.settle.len() >= MAX_TOUCHED || self.stage.len() >= MAX_STAGED;
+        if full || self.scan.is_idle() {
+            return Ok(false);
+        }
+        self.scan_folder()?;
+        Ok(true)
+    }
+
+    /// Whether a scan goes on, or what it found is being read.
+    pub(super) fn is_reading(&self) -> bool {
+        !self.scan.is_idle() || self.settle.has_scan_work()
+    }
+
+    /// When there is something to do next, if no input comes.
+    fn deadline(&self, now: Instant) -> Instant {
+        if self.halt.is_some() {
+            // Nothing else is done, so nothing else that is due may wake us.
+            return self.next_root_check;
+        }
+        let mut next = self.next_poll;
+        let mut consider = |at: Option<Instant>| next = at.map_or(next, |at| at.min(next));
+        consider(Some(self.next_root_check));
+        if self.lacks_rules() {
+            return next;
+        }
+        // A queued path is due now, and when nothing was done all of them are with the readers.
+        consider(self.settle.deadline(now).filter(|at| *at > now));
+        consider(self.commit_deadline(now));
+        consider(self.flush_at);
+        next
+    }
+
+    fn poll_rules(&mut self, now: Instant) {
+        if now >= self.next_poll {
+            self.next_poll = now + self.setup.options.poll;
+            self.names_changed();
+        }
+    }
+
+    fn poll(&mut self, now: Instant) {
+        if now < self.next_poll {
+            return;
+        }
+        self.next_poll = now + self.setup.options.poll;
+        self.polls += 1;
+        self.next_root_check = now;
+        if self.unwatched.is_some() || self.polls.is_multiple_of(POLLS_PER_SCAN) {
+            self.scan.all();
+        } else {
+            self.scan.unreadable_again();
+        }
+    }
+
+    /// Before a commit.
+    pub(super) fn check_root_now(&mut self, now: Instant) -> Result<()> {
+        self.next_root_check = now;
+        self.check_root(now)
+    }
+
+    /// Nothing is published while the directory is gone or another one.
+    fn check_root(&mut self, now: Instant) -> Result<()> {
+        if now < self.next_root_check {
+            return Ok(());
+        }
+        // Checked when an event says so, before each commit and with each poll; while halted, often.
+        self.next_root_check = now + self.setup.options.poll;
+        let id = match self.root.id_at_path() {
+            Ok(id) => id,
+            Err(error) => {
+                self.halt(Halt { state: "stopped", reason: error.to_string() });
+                None
+            }
+        };
+        match id {
+            Some(id) if id == self.root_id && self.halt.is_none() => return Ok(()),
+            Some(id) if self.wrong_root == Some(id) && now < self.next_poll => {}
+            Some(id) => self.root_appeared(now, id)?,
+            None => self.halt(Halt::root_gone(&self.root)),
+        }
+        self.next_root_check = now + LOOK_FOR_ROOT;
+        Ok(())
+    }
+
+    /// A directory lies at the path: goes on with it where it is the right one.
+    fn root_appeared(&mut self, now: Instant, id: RootId) -> Result<()> {
+        let root = match Root::open(self.root.path()) {
+            Ok(root) => Arc::new(root),
+            Err(error) => {
+                self.halt(Halt { state: "stopped", reason: error.to_string() });
+                return Ok(());
+            }
+        };
+        let mark = self.setup.decisions.feed(&self.setup.feed).root;
+        if !identity::is_same(&root, mark, &self.setup.store, self.stage.head())? {
+            // Comparing costs a walk over the head: again when another one lies there, or at times.
+            self.wrong_root = Some(id);
+            self.next_poll = now + self.setup.options.poll;
+            self.halt(Halt::other_root(&root));
+            return Ok(());
+        }
+        if id != self.root_id {
+            root.lock()?;
+        }
+        tracing::info!(feed = %self.setup.feed, root = %root.path().display(), "the directory is back");
+        self.new_root = Some(root);
+        Ok(())
+    }
+
+    pub(super) fn halt(&mut self, halt: Halt) {
+        if self.halt.as_ref() != Some(&halt) {
+            tracing::error!(feed = %self.setup.feed, reason = halt.reason, "nothing is published");
+            self.halt = Some(halt);
+        }
+    }
+
+    /// The stat cache is written once things have calmed down.
+    pub(super) fn flush_later(&mut self) {
+        self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
+    }
+
+    fn flush(&mut self) {
+        self.flush_at = None;
+        if let Err(error) = self.cache.flush() {
+            tracing::warn!(feed = %self.setup.feed, %error, "files will be read again");
+        }
+    }
+
+    /// The head's rules where the file's cannot be used.
+    fn load_names(&mut self) -> Result<()> {
+        self.names_changed();
+        if self.bad_ignore.is_none() {
+            return Ok(());
+        }
+        let before = self.stage.in_head(&ignore_file())?;
+        let text = match before.and_then(|entry| entry.kind.blob()) {
+            Some(blob) => self.setup.store.read_blob(blob)?,
+            None => Vec::new(),
+        };
+        if let Ok(names) = Names::new(self.setup.options.profile, &text) {
+            self.names = names;
+        }
+        Ok(())
+    }
+
+    /// Reads `.depsyncignore`; the rules stay as they are when it cannot be used.
+    fn names_changed(&mut self) {
+        let text = ignore_text(&self.root);
+        let parse = |text: Vec<u8>| {
+            Names::new(self.setup.options.profile, &text).map_err(|error| error.to_string())
+        };
+        match text.and_then(parse) {
+            Ok(names) => {
+                self.bad_ignore = None;
+                self.names = names;
+                self.begin_batch_again();
+            }
+            Err(reason) => {
+                tracing::error!(feed = %self.setup.feed, reason, "the rules before it go on");
+                self.bad_ignore = Some(reason);
+            }
+        }
+    }
+}
+
+impl Halt {
+    fn root_gone(root: &Root) -> Self {
+        let path = root.path().display();
+        let reason = format!(
+            "{path} is gone: nothing is published; it goes on by itself when the directory is back"
+        );
+        Halt { state: "stopped", reason }
+    }
+
+    fn other_root(root: &Root) -> Self {
+        let path = root.path().display();
+        let reason = format!(
+            "{path} is not the directory that this feed's history is about: nothing is published; mount or restore the right one, or accept this one by `depsync approve --root`"
+        );
+        Halt { state: "stopped", reason }
+    }
+}
+
+pub(super) fn ignore_file() -> RelPath {
+    RelPath::parse(IGNORE_FILE).expect("it is a plain name")
+}
+
+/// The text of `.depsyncignore`; empty where there is none.
+pub(super) fn ignore_text(root: &Root) -> std::result::Result<Vec<u8>, String> {
+    let mut file = match root.open_file(&ignore_file()) {
+        Ok(file) => file,
+        Err(error) if error.is_gone() => return Ok(Vec::new()),
+        Err(error) => return Err(error.to_string()),
+    };
+    let mut text = Vec::new();
+    let read = std::io::Read::read_to_end(&mut file, &mut text);
+    read.map(|_| text).map_err(|error| error.to_string())
+}

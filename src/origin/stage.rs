@@ -1,0 +1,467 @@
+//! What the next commit will say: settled paths, compared with the head.
+//!
+//! Only differences are kept, so a touch without a change leaves nothing. A folder that is gone is
+//! one entry with the files that vanish with it, which the guard counts. Deletions that are held
+//! stay in the head and are known here by file, whichever way the disk looks meanwhile. Nothing
+//! here reads the disk or writes the store.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{Result, guard, read::FileSeen};
+use crate::{
+    disk::Keep,
+    ledger::Cached,
+    model::{Entry, Kind, Meta, ObjectId, Oid, RelPath},
+    store::{Draft, Store},
+};
+
+/// Hex digits that name a list of deletions: enough to tell one from the next, short to type.
+const LIST_ID_LEN: usize = 10;
+
+/// What became of a path that was looked at.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// It is as in the head.
+    Same,
+    /// The batch says something about it.
+    Changed,
+    /// The batch says that files are gone.
+    Deleted,
+}
+
+/// A difference from the head.
+struct Staged {
+    /// None: nothing lies there any more.
+    put: Option<Put>,
+    /// Files of the head that vanish with this.
+    lost: Vec<(RelPath, Oid)>,
+}
+
+struct Put {
+    entry: Entry,
+    /// Of a file or a link.
+    file: Option<Known>,
+    /// The head has no file or link there.
+    is_new: bool,
+}
+
+/// What the stat cache and the ledger want to know of a file once it is published.
+#[derive(Clone, Copy)]
+struct Known {
+    cached: Cached,
+    size: u64,
+}
+
+/// The batch, and what is held back from it.
+pub(super) struct Stage {
+    store: Arc<Store>,
+    head: Option<Oid>,
+    keep: Keep,
+    changes: BTreeMap<RelPath, Staged>,
+    held: BTreeSet<RelPath>,
+    /// Deletions that a person let pass and that are not committed yet.
+    approved: HashSet<RelPath>,
+}
+
+/// What a commit took from the stage.
+#[derive(Default)]
+pub(super) struct Taken {
+    /// Files and links that it puts in place, with what was read of them.
+    pub(super) put: Vec<(RelPath, Cached)>,
+    /// Files that it deletes, but for those that a person approved.
+    pub(super) deleted: Vec<RelPath>,
+    /// Paths at which nothing lies any more.
+    pub(super) removed: Vec<RelPath>,
+    /// Bytes of the files put.
+    pub(super) bytes: u64,
+}
+
+impl Taken {
+    /// The commit's one line.
+    pub(super) fn subject(&self) -> String {
+        let one = |paths: &mut dyn Iterator<Item = &RelPath>| match (paths.next(), paths.count()) {
+            (None, _) => None,
+            (Some(path), 0) => Some(path.to_string()),
+            (Some(_), more) => Some(format!("{} paths", more + 1)),
+        };
+        let put = one(&mut self.put.iter().map(|(path, _)| path));
+        match (put, one(&mut self.removed.iter())) {
+            (None, None) => "Update folders".to_owned(),
+            (Some(put), None) => format!("Update {put}"),
+            (None, Some(removed)) => format!("Remove {removed}"),
+            (Some(put), Some(removed)) => format!("Update {put}, remove {removed}"),
+        }
+    }
+}
+
+impl Stage {
+    pub(super) fn new(store: Arc<Store>, head: Option<Oid>, keep: Keep) -> Self {
+        Self {
+            store,
+            head,
+            keep,
+            changes: BTreeMap::new(),
+            held: BTreeSet::new(),
+            approved: HashSet::new(),
+        }
+    }
+
+    /// How many paths the batch says something about.
+    pub(super) fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// What the head has at a path.
+    pub(super) fn in_head(&self, path: &RelPath) -> Result<Option<Entry>> {
+        let Some(head) = self.head else { return Ok(None) };
+        Ok(self.store.entry(head, path)?)
+    }
+
+    /// What the head has in a folder, by name.
+    pub(super) fn list_head(&self, dir: &RelPath) -> Result<Vec<(Vec<u8>, Entry)>> {
+        let Some(head) = self.head else { return Ok(Vec::new()) };
+        Ok(self.store.list(head, dir)?.unwrap_or_default())
+    }
+
+    /// A file or link lies at a path.
+    pub(super) fn saw_file(&mut self, path: &RelPath, seen: &FileSeen) -> Result<Effect> {
+        self.held.remove(path);
+        let before = self.in_head(path)?;
+        if before.as_ref().is_some_and(|before| is_same(before, &seen.entry)) {
+            self.withdraw_below(path);
+            self.changes.remove(path);
+            return Ok(Effect::Same);
+        }
+        let lost = match &before {
+            Some(Entry { kind: Kind::Dir, .. }) => self.files_below(path)?,
+            _ => Vec::new(),
+        };
+        self.withdraw_below(path);
+        if lost.iter().any(|(file, _)| self.held.contains(file)) {
+            // It stands where files were whose deletion waits: it waits with them.
+            self.changes.remove(path);
+            return Ok(Effect::Same);
+        }
+        let effect = if lost.is_empty() { Effect::Changed } else { Effect::Deleted };
+        let file = Some(Known { cached: seen.cached, size: seen.size });
+        let is_new = before.is_none_or(|before| before.kind.is_dir());
+        let put = Some(Put { entry: seen.entry.clone(), file, is_new });
+        self.changes.insert(path.clone(), Staged { put, lost });
+        Ok(effect)
+    }
+
+    /// A folder lies at a path.
+    pub(super) fn saw_dir(&mut self, path: &RelPath, meta: Meta) -> Result<Effect> {
+        if path.is_root() {
+            return Ok(Effect::Same);
+        }
+        self.held.remove(path);
+        let before = self.in_head(path)?;
+        let entry = Entry { kind: Kind::Dir, meta };
+        let same = match &before {
+            Some(before) if before.kind.is_dir() => {
+                !self.keep.empty_dirs || before.meta == entry.meta
+            }
+            Some(_) => false,
+            None => !self.keep.empty_dirs,
+        };
+        if same {
+            self.changes.remove(path);
+            return Ok(Effect::Same);
+        }
+        let put = Some(Put { entry, file: None, is_new: false });
+        self.changes.insert(path.clone(), Staged { put, lost: Vec::new() });
+        Ok(Effect::Changed)
+    }
+
+    /// Nothing that a feed may hold lies at a path.
+    pub(super) fn saw_nothing(&mut self, path: &RelPath) -> Result<Effect> {
+        if path.is_root() || self.is_removed(path) {
+            return Ok(Effect::Same);
+        }
+        self.withdraw_below(path);
+        self.changes.remove(path);
+        let lost = match self.in_head(path)?.map(|entry| entry.kind) {
+            None => return Ok(Effect::Same),
+            Some(Kind::Dir) => self.files_below(path)?,
+            Some(kind) => kind.blob().map(|blob| (path.clone(), blob)).into_iter().collect(),
+        };
+        if !lost.iter().any(|(file, _)| self.held.contains(file)) {
+            let effect = if lost.is_empty() { Effect::Changed } else { Effect::Deleted };
+            self.changes.insert(path.clone(), Staged { put: None, lost });
+            return Ok(effect);
+        }
+        // What is held of a folder stays; the rest goes file by file.
+        let mut effect = Effect::Same;
+        for (file, blob) in lost {
+            if !self.held.contains(&file) && !self.is_removed(&file) {
+                let lost = vec![(file.clone(), blob)];
+                self.changes.insert(file, Staged { put: None, lost });
+                effect = Effect::Deleted;
+            }
+        }
+        Ok(effect)
+    }
+
+    /// Whether the batch says something about a path, or that a folder above it is gone.
+    pub(super) fn mentions(&self, path: &RelPath) -> bool {
+        self.changes.contains_key(path) || self.is_removed(path)
+    }
+
+    /// Whether the batch says that nothing lies at a path, or at a folder above it.
+    pub(super) fn is_removed(&self, path: &RelPath) -> bool {
+        let mut at = Some(path.clone());
+        while let Some(here) = at {
+            if self.changes.get(&here).is_some_and(|staged| staged.put.is_none()) {
+                return true;
+            }
+            at = here.parent();
+        }
+        false
+    }
+
+    /// Something lies at `path` after all: withdraws the removals of the path and of folders above
+    /// it, and returns the topmost, which must be scanned.
+    pub(super) fn is_back(&mut self, path: &RelPath) -> Option<RelPath> {
+        let (mut topmost, mut at) = (None, Some(path.clone()));
+        while let Some(here) = at {
+            at = here.parent();
+            if self.changes.get(&here).is_some_and(|staged| staged.put.is_none()) {
+                self.changes.remove(&here);
+                topmost = Some(here);
+            }
+        }
+        topmost
+    }
+
+    fn withdraw_below(&mut self, dir: &RelPath) {
+        // No name begins with a lower byte; where not even this fits, nothing lies below.
+        let Ok(first) = dir.join(b"\x01") else { return };
+        let below = self.changes.range(first..).map(|(path, _)| path);
+        let below: Vec<_> = below.take_while(|path| path.is_within(dir)).cloned().collect();
+        for path in below {
+            self.changes.remove(&path);
+        }
+    }
+
+    /// Files and links of the head below a folder.
+    fn files_below(&self, dir: &RelPath) -> Result<Vec<(RelPath, Oid)>> {
+        let (mut files, mut dirs) = (Vec::new(), vec![dir.clone()]);
+        while let Some(dir) = dirs.pop() {
+            for (name, entry) in self.list_head(&dir)? {
+                let Ok(path) = dir.join(&name) else { continue };
+                match entry.kind.blob() {
+                    Some(blob) => files.push((path, blob)),
+                    None => dirs.push(path),
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    /// Drops the batch: what it said must be found again.
+    pub(super) fn clear(&mut self) {
+        self.changes.clear();
+    }
+
+    /// States the batch in a draft; without the deletions that nobody approved where these are
+    /// deferred.
+    pub(super) fn take(&mut self, draft: &mut Draft<'_>, deletions: bool) -> Taken {
+        let mut taken = Taken::default();
+        let mut later = BTreeMap::new();
+        for (path, mut staged) in std::mem::take(&mut self.changes) {
+            let unapproved = staged.lost.iter().any(|(file, _)| !self.approved.contains(file));
+            if unapproved && !deletions {
+                later.insert(path, staged);
+                continue;
+            }
+            staged.lost.retain(|(file, _)| !self.approved.remove(file));
+            taken.deleted.extend(staged.lost.into_iter().map(|(file, _)| file));
+            let Some(put) = staged.put else {
+                draft.remove(&path);
+                taken.removed.push(path);
+                continue;
+            };
+            draft.put(&path, put.entry);
+            if let Some(known) = put.file {
+                taken.bytes += known.size;
+                taken.put.push((path, known.cached));
+            }
+        }
+        self.changes = later;
+        taken
+    }
+
+    /// The batch was published as this commit.
+    pub(super) fn published(&mut self, head: Oid) {
+        self.head = Some(head);
+    }
+
+    pub(super) fn head(&self) -> Option<Oid> {
+        self.head
+    }
+
+    /// Whether the batch deletes files that nobody approved.
+    pub(super) fn deletes(&self) -> bool {
+        self.pending().next().is_some()
+    }
+
+    fn pending(&self) -> impl Iterator<Item = (&RelPath, Oid)> {
+        let lost = self.changes.values().flat_map(|staged| &staged.lost);
+        lost.filter(|(file, _)| !self.approved.contains(file)).map(|(file, blob)| (file, *blob))
+    }
+
+    /// For the guard. `files`: how many the head has.
+    pub(super) fn load(&self, files: u64, reading: bool) -> guard::Load<'_> {
+        let all_lost: usize = self.changes.values().map(|staged| staged.lost.len()).sum();
+        let puts = || self.changes.values().filter_map(|staged| staged.put.as_ref());
+        let new = puts().filter(|put| put.file.is_some() && put.is_new).count();
+        let gone = all_lost as u64 + self.held.len() as u64;
+        guard::Load {
+            pending: self.pending().collect(),
+            held: self.held.iter().collect(),
+            files,
+            left: files.saturating_sub(gone) + new as u64,
+            arrivals: puts().filter_map(|put| put.entry.kind.blob()).collect(),
+            reading,
+        }
+    }
+
+    /// The tree as it would be after the batch.
+    pub(super) fn after(&self) -> After<'_> {
+        let lost = self.changes.values().flat_map(|staged| &staged.lost).map(|(file, _)| file);
+        After { stage: self, gone: lost.chain(&self.held).collect() }
+    }
+
+    /// Takes these deletions out of the batch; they wait for a person.
+    pub(super) fn hold(&mut self, files: &[RelPath]) {
+        let files: HashSet<_> = files.iter().collect();
+        let is_held = |staged: &Staged| staged.lost.iter().any(|(file, _)| files.contains(file));
+        let paths: Vec<_> = self
+            .changes
+            .iter()
+            .filter(|(_, staged)| is_held(staged))
+            .map(|(p, _)| p.clone())
+            .collect();
+        for path in paths {
+            let staged = self.changes.remove(&path).expect("it was found a moment ago");
+            let replaced = staged.put.is_some();
+            for (file, blob) in staged.lost {
+                if replaced || files.contains(&file) {
+                    self.held.insert(file);
+                } else {
+                    let lost = vec![(file.clone(), blob)];
+                    self.changes.insert(file, Staged { put: None, lost });
+                }
+            }
+        }
+    }
+
+    /// The files whose deletion waits.
+    pub(super) fn held(&self) -> &BTreeSet<RelPath> {
+        &self.held
+    }
+
+    /// Whether the deletion of a file waits.
+    pub(super) fn is_held(&self, file: &RelPath) -> bool {
+        self.held.contains(file)
+    }
+
+    /// The name of the list of deletions that wait: another list has another.
+    pub(super) fn list_id(&self) -> Option<String> {
+        if self.held.is_empty() {
+            return None;
+        }
+        let mut hasher = Sha256::new();
+        for file in &self.held {
+            hasher.update(file.as_bytes());
+            hasher.update([0]);
+        }
+        let mut id = ObjectId::from_bytes(hasher.finalize().into()).to_string();
+        id.truncate(LIST_ID_LEN);
+        Some(id)
+    }
+
+    /// Lets the deletions pass that wait; a scan finds them again.
+    pub(super) fn approve(&mut self) {
+        self.approved.extend(std::mem::take(&mut self.held));
+    }
+
+    /// Forgets which deletions wait; returns them.
+    pub(super) fn take_held(&mut self) -> BTreeSet<RelPath> {
+        std::mem::take(&mut self.held)
+    }
+}
+
+/// Equal by content, type, mode and whatever else is kept, but for the time: a touch is no change,
+/// and the recorded time is the one at which the rest was last committed.
+fn is_same(before: &Entry, now: &Entry) -> bool {
+    let executable = |kind: &Kind| matches!(kind, Kind::File { executable: true, .. });
+    let timeless = |meta: &Meta| Meta { mtime: None, ..meta.clone() };
+    before.kind.same_content(&now.kind)
+        && executable(&before.kind) == executable(&now.kind)
+        && timeless(&before.meta) == timeless(&now.meta)
+}
+
+/// The tree as it would be after the batch, for the guard.
+pub(super) struct After<'a> {
+    stage: &'a Stage,
+    gone: HashSet<&'a RelPath>,
+}
+
+impl After<'_> {
+    fn puts_file_below(&self, dir: &RelPath) -> bool {
+        let mut puts = self
+            .stage
+            .changes
+            .iter()
+            .filter(|(_, staged)| staged.put.as_ref().is_some_and(|put| put.file.is_some()));
+        puts.any(|(path, _)| path.is_within(dir))
+    }
+
+    fn head_has_files(&self, dir: &RelPath) -> Result<bool> {
+        let mut dirs = vec![dir.clone()];
+        while let Some(dir) = dirs.pop() {
+            for (name, entry) in self.stage.list_head(&dir)? {
+                let Ok(path) = dir.join(&name) else { continue };
+                if entry.kind.is_dir() {
+                    dirs.push(path);
+                } else if !self.gone.contains(&path) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn sibling_in_head_has_files(&self, dir: &RelPath) -> Result<bool> {
+        let Some(parent) = dir.parent() else { return Ok(false) };
+        for (name, entry) in self.stage.list_head(&parent)? {
+            let Ok(sibling) = parent.join(&name) else { continue };
+            if entry.kind.is_dir() && sibling != *dir && self.head_has_files(&sibling)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// A head that cannot be read counts against letting deletions pass.
+impl guard::After for After<'_> {
+    fn has_files(&self, dir: &RelPath) -> bool {
+        self.puts_file_below(dir) || self.head_has_files(dir).unwrap_or(true)
+    }
+
+    fn sibling_has_files(&self, dir: &RelPath) -> bool {
+        self.sibling_in_head_has_files(dir).unwrap_or(false)
+    }
+}

@@ -1,0 +1,62 @@
+//! Nothing is lost, however it came about.
+
+use std::{fs, time::Duration};
+
+use super::world::World;
+
+#[test]
+fn nested_folders_made_and_filled_at_once_a_thousand_times() {
+    let world = World::new();
+    for number in 0..1_000 {
+        world.write(&format!("r{}/a{number}/b/c/f", number % 10), number.to_string());
+    }
+    world.wait_until_equal();
+    assert_eq!(world.tree().len(), 10 + 4 * 1_000);
+    assert_eq!(world.state().rescans, 0);
+    world.check_by_git();
+}
+
+#[test]
+fn more_events_than_fit_lead_to_a_scan() {
+    let world = World::new();
+    let missed = |world: &World| world.state().rescans > 0;
+    // One folder that is made and removed again and again: thousands of events, little to read.
+    for round in 0..200 {
+        for number in 0..400 {
+            fs::write(world.at(&format!("f{number}")), round.to_string()).unwrap();
+        }
+        if missed(&world) {
+            break;
+        }
+    }
+    world.wait_until_equal();
+    world.check_by_git();
+}
+
+#[test]
+fn a_folder_moved_in_is_found_with_all_that_it_holds() {
+    let world = World::new();
+    let outside = world.dir.path().join("outside");
+    for number in 0..100 {
+        fs::create_dir_all(outside.join(format!("{number}/x"))).unwrap();
+        fs::write(outside.join(format!("{number}/x/f")), number.to_string()).unwrap();
+    }
+    fs::rename(&outside, world.at("in")).unwrap();
+    world.wait_until_equal();
+    fs::rename(world.at("in/7"), world.at("in/seven")).unwrap();
+    world.wait_until_equal();
+    world.write("in/seven/x/later", "seen under the new name");
+    world.wait_until_equal();
+}
+
+#[test]
+fn without_events_everything_is_polled() {
+    let mut world = World::stopped();
+    world.options.poll = Duration::from_millis(50);
+    // A file system without events looks like this from here: none ever come.
+    world.write("before", "x");
+    world.start();
+    world.sync();
+    world.write("after", "y");
+    world.wait_until_equal();
+}
