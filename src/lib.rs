@@ -6,5 +6,7 @@ pub mod hooks;
 pub mod ledger;
 pub mod model;
 pub mod origin;
+pub mod replica;
+pub mod serve;
 pub mod store;
 pub mod sys;

@@ -1,0 +1,266 @@
+//! Puts a head in place in the deployment directory, and says what it found there.
+//!
+//! A difference of two trees under the journal of `disk::place`; that it lies there is noted
+//! only when all of it is durable. What a kill has interrupted is finished before anything else. A directory
+//! that already holds files is taken over when they are the feed's own; others stop the mirror
+//! before a byte is changed, unless it may move them aside. Nothing is ever destroyed.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, Read},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use crate::{
+    disk::{self, FileKind, Keep, Placed, Placing, Root, Source},
+    model::{Change, Content, Entry, Head, Kind, Oid, RelPath},
+    replica::{Error, adopt},
+    store::{self, Store},
+};
+
+/// The deployment directory of a feed, with what is needed to change it.
+pub(super) struct Checkout {
+    pub(super) store: Arc<Store>,
+    pub(super) root: Arc<Root>,
+    /// `<state>/feeds/<feed>`.
+    pub(super) state: PathBuf,
+    pub(super) keep: Keep,
+    /// Whether foreign files may be moved aside at first contact.
+    pub(super) adopt: bool,
+    /// The last checkout, if it left paths out.
+    pub(super) partial: Mutex<Option<Partial>>,
+}
+
+/// A checkout that could not put every path in place. It is forgotten by a restart, which then
+/// takes what was put in place for someone else's, and moves it aside where it changes again.
+pub(super) struct Partial {
+    to: Oid,
+    faulty: BTreeSet<RelPath>,
+}
+
+/// What a checkout did.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    pub(super) placed: Placed,
+    /// Paths that were changed by someone else while they were put in place.
+    pub(super) drifted: Vec<RelPath>,
+}
+
+impl Checkout {
+    /// Puts `to` in place. `profile` names what the application server writes by itself.
+    pub(super) fn run(&self, to: &Head, profile: &str) -> Result<Done, Error> {
+        if self.root.id_at_path()? != Some(self.root.id()?) {
+            return Err(Error::Replaced(self.root.path().display().to_string()));
+        }
+        self.finish_interrupted()?;
+        let from = self.store.checked_out()?;
+        if from.is_none() {
+            adopt::first_contact(self, to, profile)?;
+        }
+        self.put(from, to.commit)
+    }
+
+    /// What a kill has left half done was begun by us: it is finished, so that none of it is taken
+    /// for someone else's change.
+    fn finish_interrupted(&self) -> Result<(), Error> {
+        let Some((from, to, _)) = disk::unfinished(&self.journal())? else { return Ok(()) };
+        match self.store.commit(to) {
+            Ok(_) => self.put(from, to).map(drop),
+            // The repository was lost since: then what was put in place is told by its content.
+            Err(store::Error::UnknownCommit(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn aside(&self) -> PathBuf {
+        self.state.join("aside")
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.state.join("journal")
+    }
+
+    /// Puts a difference in place, then notes that it lies there.
+    fn put(&self, from: Option<Oid>, to: Oid) -> Result<Done, Error> {
+        let changes = self.changes(from, to)?;
+        if changes.is_empty() {
+            self.store.set_checked_out(to)?;
+            return Ok(Done::default());
+        }
+        let placed = disk::place(&Placing {
+            root: &self.root,
+            journal: &self.journal(),
+            aside: &self.aside(),
+            from,
+            to,
+            changes: &changes,
+            keep: self.keep,
+            source: &|blob| self.source(blob),
+            holds: None,
+        })?;
+        if !placed.faults.is_empty() {
+            let faulty = placed.faults.iter().map(|(path, _)| path.clone()).collect();
+            *self.partial() = Some(Partial { to, faulty });
+            return Err(Error::Paths(placed.faults));
+        }
+        self.store.set_checked_out(to)?;
+        *self.partial() = None;
+        let drifted = changes.iter().filter_map(|change| self.differs(change).transpose());
+        Ok(Done { placed, drifted: drifted.collect::<Result<_, _>>()? })
+    }
+
+    /// What is to be changed to get from one commit to another. Where an earlier checkout left some
+    /// paths out, the rest is at its commit: only those paths are still at `from`.
+    fn changes(&self, from: Option<Oid>, to: Oid) -> Result<Vec<Change>, Error> {
+        let partial = self.partial();
+        let Some(Partial { to: base, faulty }) = partial.as_ref() else {
+            return Ok(self.store.diff(from, to)?);
+        };
+        let mut changes = self.store.diff(Some(*base), to)?;
+        changes.retain(|change| !faulty.contains(&change.path));
+        for path in faulty {
+            let before = from.map(|from| self.store.entry(from, path)).transpose()?.flatten();
+            let after = self.store.entry(to, path)?;
+            if before.is_some() || after.is_some() {
+                changes.push(Change { path: path.clone(), before, after });
+            }
+        }
+        changes.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(changes)
+    }
+
+    fn partial(&self) -> MutexGuard<'_, Option<Partial>> {
+        self.partial.lock().expect("no holder panics")
+    }
+
+    /// Whether someone has changed the path since it was put in place: type and time only, which
+    /// costs one call for each path.
+    fn differs(&self, change: &Change) -> Result<Option<RelPath>, Error> {
+        let stat = match self.root.stat(&change.path) {
+            Err(error) if error.is_gone() => None,
+            other => other?,
+        };
+        let is_right = match (&change.after, stat) {
+            (None, None) => true,
+            (None, Some(stat)) => stat.kind == FileKind::Dir, // kept: it holds files of others
+            (Some(_), None) => false,
+            (Some(entry), Some(stat)) => match entry.kind {
+                Kind::Dir => stat.kind == FileKind::Dir,
+                Kind::Symlink { .. } => stat.kind == FileKind::Symlink,
+                Kind::File { .. } => {
+                    let recorded = entry.meta.mtime.filter(|_| self.keep.mtime);
+                    stat.kind == FileKind::File && recorded.is_none_or(|mtime| mtime == stat.mtime)
+                }
+            },
+        };
+        Ok((!is_right).then(|| change.path.clone()))
+    }
+
+    /// The bytes of a tree's entry.
+    fn source(&self, blob: Oid) -> io::Result<Source> {
+        match self.store.content(blob).map_err(io::Error::other)? {
+            Content::Blob(blob) => {
+                Ok(Source::Bytes(self.store.read_blob(blob).map_err(io::Error::other)?))
+            }
+            Content::Object { id, .. } => {
+                match self.store.open_object(&id).map_err(io::Error::other)? {
+                    Some(file) => Ok(Source::File(file)),
+                    None => Err(io::Error::new(
+                        io::ErrorKind::NotFound,
+                        format!("the object {id} is not in the store"),
+                    )),
+                }
+            }
+        }
+    }
+
+    /// Whether a path holds the type and the bytes of an entry.
+    pub(super) fn holds(&self, path: &RelPath, entry: &Entry) -> Result<bool, Error> {
+        let unreadable = |source| Error::Paths(vec![(path.clone(), source_text(&source))]);
+        let Some(stat) = self.root.stat(path)? else { return Ok(false) };
+        match (entry.kind, stat.kind) {
+            (Kind::Dir, FileKind::Dir) => Ok(true),
+            (Kind::Symlink { blob }, FileKind::Symlink) => {
+                let target = self.root.read_link(path)?;
+                same_bytes(&mut &target[..], self.source(blob).map_err(unreadable)?)
+                    .map_err(unreadable)
+            }
+            (Kind::File { blob, .. }, FileKind::File) => {
+                let source = self.source(blob).map_err(unreadable)?;
+                let size = match &source {
+                    Source::Bytes(bytes) => bytes.len() as u64,
+                    Source::File(file) => file.metadata().map_err(unreadable)?.len(),
+                };
+                if size != stat.size {
+                    return Ok(false);
+                }
+                let mut file = self.root.open_file(path)?;
+                same_bytes(&mut file, source).map_err(unreadable)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+fn source_text(error: &io::Error) -> String {
+    format!("cannot be compared: {error}")
+}
+
+/// Whether a reader yields exactly a source's bytes.
+fn same_bytes(have: &mut dyn Read, source: Source) -> io::Result<bool> {
+    match source {
+        Source::Bytes(bytes) => same_stream(have, &mut &bytes[..]),
+        Source::File(mut file) => same_stream(have, &mut file),
+    }
+}
+
+fn same_stream(a: &mut dyn Read, b: &mut dyn Read) -> io::Result<bool> {
+    const BLOCK: usize = 64 * 1024;
+    let (mut left, mut right) = (vec![0; BLOCK], vec![0; BLOCK]);
+    loop {
+        let read = fill(a, &mut left)?;
+        if read != fill(b, &mut right)? || left[..read] != right[..read] {
+            return Ok(false);
+        }
+        if read < BLOCK {
+            return Ok(true);
+        }
+    }
+}
+
+/// Reads until the buffer is full or the reader ends.
+fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match from.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_equal_only_to_the_last_byte() {
+        let long = vec![7; 200_000];
+        let mut other = long.clone();
+        *other.last_mut().unwrap() = 8;
+        for (a, b, same) in [
+            (&long[..], &long[..], true),
+            (&long, &other, false),
+            (&long, &long[..199_999], false),
+            (&long[..131_072], &long[..131_072], true),
+            (&long[..65_536], &long[..131_072], false),
+            (b"", b"", true),
+        ] {
+            assert_eq!(same_bytes(&mut &a[..], Source::Bytes(b.to_vec())).unwrap(), same);
+        }
+    }
+}

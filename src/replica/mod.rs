@@ -1,0 +1,126 @@
+//! The mirror's side of a feed: follow → fetch → checkout.
+//!
+//! `follow` decides and does nothing else (`event` has its words); `stage` carries its decisions out: `connection` hears
+//! the upstream, `fetch` brings packs and objects, `checkout` puts them in place (`adopt` looks at
+//! a directory that held files before). Whatever is fetched is posted for those who follow us, as
+//! soon as it is durable. Blocking work runs on two `lane`s of the feed, one for its repository and
+//! one for its directory, so that a long checkout holds up neither fetches nor followers.
+
+mod adopt;
+mod backoff;
+mod checkout;
+mod connection;
+mod error;
+pub mod event;
+mod fetch;
+pub mod follow;
+mod lane;
+mod partial;
+mod stage;
+mod upstream;
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use reqwest::Url;
+use tokio_util::sync::CancellationToken;
+
+pub use error::{Error, Foreign};
+pub use upstream::Token;
+
+use self::{checkout::Checkout, upstream::Upstream};
+use crate::{
+    bus::{
+        Desk,
+        frame::{Hello, PROTOCOL},
+    },
+    disk::{Keep, Root},
+    model::{FeedName, Label, NodeId, RegionName},
+};
+
+/// What a mirror of one feed is given.
+pub struct Setup {
+    /// The feed's desk at this node, with its store.
+    pub desk: Arc<Desk>,
+    /// `<state>/feeds/<feed>`: journal and aside lie there.
+    pub state: PathBuf,
+    /// The deployment directory; none: history and objects only.
+    pub root: Option<Arc<Root>>,
+    /// Which metadata is put in place.
+    pub keep: Keep,
+    /// Whether foreign files may be moved aside at first contact.
+    pub adopt: bool,
+    /// Base addresses of the upstreams, `http://host:port`; at least one.
+    pub upstreams: Vec<Url>,
+    /// The feed's name there.
+    pub upstream_feed: FeedName,
+    /// What lets us in there.
+    pub token: Option<Token>,
+    /// For packs, objects and polls; without a total time-out.
+    pub http: reqwest::Client,
+    /// How long after the last sign of the head it is asked for.
+    pub poll: Duration,
+    /// This node.
+    pub node: NodeId,
+    /// Its name for people.
+    pub label: Label,
+    /// The region whose compute hosts it serves.
+    pub region: Option<RegionName>,
+    /// Where others reach it; none: at the address that the upstream sees.
+    pub advertise: Option<String>,
+    /// The port on which it listens.
+    pub port: Option<u16>,
+}
+
+impl Setup {
+    fn hello(&self) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            node: self.node.clone(),
+            label: self.label.clone(),
+            region: self.region.clone(),
+            url: self.advertise.clone(),
+            port: self.port,
+            have: None,
+            fetched: None,
+        }
+    }
+
+    fn upstreams(&self) -> Vec<Upstream> {
+        let upstream = |base: &Url| Upstream {
+            base: base.clone(),
+            feed: self.upstream_feed.clone(),
+            token: self.token.clone(),
+            http: self.http.clone(),
+        };
+        self.upstreams.iter().map(upstream).collect()
+    }
+
+    fn checkout(&self) -> Option<Arc<Checkout>> {
+        let root = self.root.clone()?;
+        let (store, state) = (self.desk.store.clone(), self.state.clone());
+        let (keep, adopt, partial) = (self.keep, self.adopt, Mutex::default());
+        Some(Arc::new(Checkout { store, root, state, keep, adopt, partial }))
+    }
+
+    /// Another one at each node, so that mirrors do not come back in the same instant.
+    fn seed(&self) -> u64 {
+        let mut seed = DefaultHasher::new();
+        (&self.node, &self.desk.feed).hash(&mut seed);
+        seed.finish()
+    }
+}
+
+/// Mirrors a feed until `stop`; a checkout that has begun is finished first.
+///
+/// # Errors
+/// When the mirror cannot begin or go on: the directory holds foreign files ([`Error::exit_code`]
+/// 78), the repository cannot be read, or a worker thread has panicked. Whatever may
+/// mend itself is tried again without end instead, and shown on the desk.
+pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
+    stage::run(setup, stop).await
+}

@@ -1,0 +1,470 @@
+//! The loop of a mirror: every event in one order, every effect carried out, the desk kept current.
+//!
+//! It decides nothing that `follow` could. Connections, transfers and jobs are tasks of one set,
+//! which ends with the loop; each of them ends in exactly one `Ended`, but for the connection,
+//! which also says what it hears.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::{AbortHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    Error, Setup,
+    checkout::{Checkout, Done},
+    connection::{self, Heard, Line},
+    event::{Effect, Event, Summary},
+    fetch::Fetcher,
+    follow::{Follow, Options},
+    lane::{Lane, Worker},
+    upstream::Upstream,
+};
+use crate::{
+    bus::{
+        Desk, Request,
+        frame::{FromFollower, Hello, Pulse, Standing},
+    },
+    model::{Head, Oid},
+    store::{Published, Store},
+};
+
+/// Requests from the edge, reports and heard frames that may wait.
+const QUEUE: usize = 64;
+/// Redirected downloads that may wait for their commit.
+const MAX_WAITING: usize = 1_000;
+
+type Answer = oneshot::Sender<Result<(), String>>;
+
+pub(super) async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
+    let name = setup.desk.feed.clone();
+    let (store, stored) = start_lane(&format!("{name}-store"))?;
+    let (directory, placed) = start_lane(&format!("{name}-disk"))?;
+    let desk = setup.desk.clone();
+    let ended = match Stage::open(setup, store, directory).await {
+        Ok((stage, requests)) => stage.run(requests, stop).await,
+        Err(error) => Err(error),
+    };
+    desk.take_requests(None);
+    let joined = tokio::join!(stored.join(), placed.join());
+    ended.and(joined.0.map_err(Error::from)).and(joined.1.map_err(Error::from))
+}
+
+fn start_lane(name: &str) -> Result<(Lane, Worker), Error> {
+    Lane::start(name).map_err(|source| Error::Worker(format!("cannot start a thread: {source}")))
+}
+
+/// The conversation with the upstream.
+struct Link {
+    heard: mpsc::Receiver<Heard>,
+    outbox: mpsc::Sender<FromFollower>,
+    task: AbortHandle,
+}
+
+/// How a task ended.
+enum Ended {
+    Talk,
+    Poll(Vec<(usize, Result<Option<Head>, Error>)>),
+    Fetch(Result<Published, Error>),
+    Checkout(Head, Result<Done, Error>),
+    /// Whether a commit is here that someone waits for; with the number of looks so far.
+    Look(Oid, Answer, u32, Result<bool, Error>),
+}
+
+struct Stage {
+    desk: Arc<Desk>,
+    hello: Hello,
+    upstreams: Vec<Upstream>,
+    fetcher: Fetcher,
+    directory: Lane,
+    checkout: Option<Arc<Checkout>>,
+    follow: Follow,
+    link: Option<Link>,
+    tasks: JoinSet<Ended>,
+    pulse: watch::Sender<Pulse>,
+    shown: Option<Summary>,
+    /// Who waits for the answer to a poll, and who for a commit.
+    askers: Vec<Answer>,
+    waiting: Vec<(Oid, Answer)>,
+}
+
+impl Stage {
+    /// Begins where the store says that we were; `lane` is the repository's.
+    async fn open(
+        setup: Setup,
+        lane: Lane,
+        directory: Lane,
+    ) -> Result<(Self, mpsc::Receiver<Request>), Error> {
+        let desk = setup.desk.clone();
+        let store = desk.store.clone();
+        let (newest, have) = lane.run(move || position(&store)).await??;
+        let fetched = newest.as_ref().map(|published| published.head);
+        if let Some(published) = newest {
+            desk.post(published);
+        }
+        let options = Options {
+            upstreams: setup.upstreams.len(),
+            checkout: setup.root.is_some(),
+            poll: setup.poll,
+            seed: setup.seed(),
+        };
+        let (accept, requests) = mpsc::channel(QUEUE);
+        let mailbox = move |request| accept.try_send(request).is_ok();
+        desk.take_requests(Some(Box::new(mailbox)));
+        let progress = watch::Sender::default();
+        let stage = Stage {
+            hello: setup.hello(),
+            upstreams: setup.upstreams(),
+            checkout: setup.checkout(),
+            fetcher: Fetcher { store: desk.store.clone(), lane, progress },
+            directory,
+            follow: Follow::new(Instant::now(), options, fetched, have),
+            link: None,
+            tasks: JoinSet::new(),
+            pulse: watch::Sender::new(Pulse { have, fetched }),
+            shown: None,
+            askers: Vec::new(),
+            waiting: Vec::new(),
+            desk,
+        };
+        Ok((stage, requests))
+    }
+
+    async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        stop: CancellationToken,
+    ) -> Result<(), Error> {
+        self.feed(Event::Ticked);
+        loop {
+            let deadline = self.follow.deadline();
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Some(heard) = hear(&mut self.link) => self.take_heard(heard),
+                Some(ended) = self.tasks.join_next() => {
+                    let ended = ended.map_err(|error| Error::Worker(format!("a task has ended badly: {error}")))?;
+                    self.take_ended(ended)?;
+                }
+                Some(request) = requests.recv() => self.take_request(request),
+                () = sleep_until(deadline) => self.feed(Event::Ticked),
+            }
+        }
+    }
+
+    /// One step: the event in, the effects out, the desk up to date.
+    fn feed(&mut self, event: Event) {
+        for effect in self.follow.step(Instant::now(), event) {
+            self.carry_out(effect);
+        }
+        self.show();
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Connect(upstream) => self.connect(upstream),
+            Effect::Disconnect => self.hang_up(),
+            Effect::Poll => self.poll(),
+            Effect::Receive { upstream, parcels } => {
+                let (fetcher, upstream) = (self.fetcher.clone(), self.upstreams[upstream].clone());
+                self.tasks
+                    .spawn(async move { Ended::Fetch(fetcher.receive(&upstream, parcels).await) });
+            }
+            Effect::Fetch { upstream, have, want } => {
+                let (fetcher, upstream) = (self.fetcher.clone(), self.upstreams[upstream].clone());
+                self.tasks
+                    .spawn(async move { Ended::Fetch(fetcher.fetch(&upstream, have, want).await) });
+            }
+            Effect::CheckOut(head) => self.check_out(head),
+            Effect::Report(ack) => {
+                if let Some(link) = &self.link {
+                    // A full queue drops it: heartbeats say what we have.
+                    let _ = link.outbox.try_send(FromFollower::Ack(ack));
+                }
+            }
+            Effect::Alarm(refusal) => error!(feed = %self.desk.feed, "refused: {refusal}"),
+        }
+    }
+
+    fn connect(&mut self, upstream: usize) {
+        self.hang_up();
+        let (tell, heard) = mpsc::channel(QUEUE);
+        let (outbox, reports) = mpsc::channel(QUEUE);
+        let Pulse { have, fetched } = self.pulse.borrow().clone();
+        let hello = Hello { have, fetched, ..self.hello.clone() };
+        let line = Line {
+            heard: tell,
+            outbox: reports,
+            pulse: self.pulse.subscribe(),
+            progress: self.fetcher.progress.subscribe(),
+        };
+        let conversation = connection::converse(self.upstreams[upstream].clone(), hello, line);
+        let task = self.tasks.spawn(async move {
+            conversation.await;
+            Ended::Talk
+        });
+        self.link = Some(Link { heard, outbox, task });
+    }
+
+    fn hang_up(&mut self) {
+        if let Some(link) = self.link.take() {
+            link.task.abort();
+        }
+    }
+
+    fn poll(&mut self) {
+        let upstreams = self.upstreams.clone();
+        self.tasks.spawn(async move {
+            let asked = upstreams
+                .iter()
+                .enumerate()
+                .map(async |(number, upstream)| (number, upstream.head().await));
+            Ended::Poll(futures_util::future::join_all(asked).await)
+        });
+    }
+
+    fn check_out(&mut self, head: Head) {
+        let Some(checkout) = self.checkout.clone() else { return };
+        let (directory, profile) = (self.directory.clone(), self.desk.profile.borrow().clone());
+        self.tasks.spawn(async move {
+            let done = directory.run(move || checkout.run(&head, &profile)).await;
+            Ended::Checkout(head, done.map_err(Error::from).flatten())
+        });
+    }
+
+    fn take_heard(&mut self, heard: Heard) {
+        self.desk.state.send_modify(|state| state.heartbeat = Some(Instant::now()));
+        match heard {
+            Heard::Welcome(welcome) => {
+                info!(feed = %self.desk.feed, upstream = %welcome.label, "following");
+                if let Some(warning) = &welcome.warning {
+                    warn!(feed = %self.desk.feed, "{warning}");
+                }
+                self.desk.profile.send_replace(welcome.profile);
+                self.stand(welcome.standing);
+                self.feed(Event::Welcomed { head: welcome.head });
+            }
+            Heard::Announce(announce, pack) => {
+                self.feed(Event::Announced { head: announce.head, parent: announce.parent, pack });
+            }
+            Heard::Heartbeat(beat) => {
+                self.stand(beat.standing);
+                self.feed(Event::HeartbeatHeard { head: beat.head });
+            }
+            Heard::Ended(reason) => {
+                self.link = None;
+                let reason = reason.to_string();
+                if self.follow.summary().detail.as_ref() != Some(&reason) {
+                    warn!(feed = %self.desk.feed, "{reason}");
+                }
+                self.feed(Event::Disconnected { reason });
+            }
+        }
+    }
+
+    fn stand(&self, standing: Standing) {
+        self.desk.state.send_if_modified(|state| {
+            let differs = state.standing != standing;
+            state.standing = standing;
+            differs
+        });
+    }
+
+    /// # Errors
+    /// What ends the mirror; everything else is fed to `follow`.
+    fn take_ended(&mut self, ended: Ended) -> Result<(), Error> {
+        match ended {
+            Ended::Talk => {}
+            Ended::Poll(answers) => self.take_polled(answers),
+            Ended::Fetch(Ok(published)) => {
+                let head = published.head;
+                self.desk.post(published);
+                self.feed(Event::Fetched { head });
+                for (commit, answer) in std::mem::take(&mut self.waiting) {
+                    self.look(commit, answer, 1);
+                }
+            }
+            Ended::Fetch(Err(error)) => {
+                self.take_failed_fetch(error)?;
+            }
+            Ended::Checkout(head, Ok(done)) => {
+                self.tell(head, &done);
+                self.feed(Event::CheckedOut { head });
+            }
+            Ended::Checkout(_, Err(error)) => {
+                if error.ends_the_stage() {
+                    return Err(error);
+                }
+                warn!(feed = %self.desk.feed, "{error}");
+                self.feed(Event::CheckoutFailed { reason: error.to_string() });
+            }
+            Ended::Look(commit, answer, looks, found) => {
+                self.take_look(commit, answer, looks, found)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_failed_fetch(&mut self, error: Error) -> Result<(), Error> {
+        if error.ends_the_stage() {
+            return Err(error);
+        }
+        let reason = error.to_string();
+        warn!(feed = %self.desk.feed, "{reason}");
+        for (_, answer) in self.waiting.drain(..) {
+            let _ = answer.send(Err(reason.clone())); // it waits no longer: fine
+        }
+        self.feed(match error {
+            Error::Split(head) => Event::FetchSplit { head },
+            error => Event::FetchFailed { failure: error.class(), reason },
+        });
+        Ok(())
+    }
+
+    fn take_polled(&mut self, answers: Vec<(usize, Result<Option<Head>, Error>)>) {
+        let mut heads = Vec::new();
+        let mut result = Err("there is no upstream".to_owned());
+        for (upstream, answer) in answers {
+            match answer {
+                Ok(head) => {
+                    heads.push((upstream, head));
+                    result = Ok(());
+                }
+                Err(error) if result.is_err() => result = Err(error.to_string()),
+                Err(_) => {}
+            }
+        }
+        for asker in self.askers.drain(..) {
+            let _ = asker.send(result.clone()); // it waits no longer: fine
+        }
+        self.feed(Event::Polled { heads });
+        if self.follow.has_all_it_knows_of() {
+            let reason =
+                result.err().unwrap_or_else(|| "the upstream has no such commit".to_owned());
+            for (_, answer) in self.waiting.drain(..) {
+                let _ = answer.send(Err(reason.clone()));
+            }
+        }
+    }
+
+    fn take_request(&mut self, request: Request) {
+        self.askers.retain(|asker| !asker.is_closed());
+        self.waiting.retain(|(_, answer)| !answer.is_closed());
+        match request {
+            Request::Sync(answer) => {
+                self.askers.push(answer);
+                self.feed(Event::SyncRequested);
+            }
+            Request::Fetch(commit, answer) => self.look(commit, answer, 0),
+            other => other.refuse("this node mirrors the feed: ask its primary"),
+        }
+    }
+
+    /// Looks whether a commit is here.
+    fn look(&mut self, commit: Oid, answer: Answer, looks: u32) {
+        let (store, lane) = (self.desk.store.clone(), self.fetcher.lane.clone());
+        self.tasks.spawn(async move {
+            let found = lane.run(move || store.is_published(commit)).await;
+            let found = found.map_err(Error::from).and_then(|found| Ok(found?));
+            Ended::Look(commit, answer, looks + 1, found)
+        });
+    }
+
+    fn take_look(
+        &mut self,
+        commit: Oid,
+        answer: Answer,
+        looks: u32,
+        found: Result<bool, Error>,
+    ) -> Result<(), Error> {
+        let result = match found {
+            Ok(true) => Ok(()),
+            Ok(false) if self.waiting.len() >= MAX_WAITING => {
+                Err("too many wait for a commit".to_owned())
+            }
+            Ok(false) if looks > 1 && self.follow.has_all_it_knows_of() => {
+                Err("the upstream has no such commit".to_owned())
+            }
+            Ok(false) => {
+                self.waiting.push((commit, answer));
+                if looks == 1 {
+                    self.feed(Event::SyncRequested);
+                }
+                return Ok(());
+            }
+            Err(error) if error.ends_the_stage() => return Err(error),
+            Err(error) => Err(error.to_string()),
+        };
+        let _ = answer.send(result); // it waits no longer: fine
+        Ok(())
+    }
+
+    fn tell(&self, head: Head, done: &Done) {
+        let (feed, placed) = (&self.desk.feed, &done.placed);
+        info!(%feed, commit = %head.commit.short(), seq = head.seq, written = placed.written, deleted = placed.deleted, "checked out");
+        for path in &placed.set_aside {
+            warn!(%feed, %path, "was not as the feed had it: put aside");
+        }
+        for (path, note) in &placed.notes {
+            warn!(%feed, %path, "{note}");
+        }
+        for path in &done.drifted {
+            warn!(%feed, %path, "was changed by another program right after it was put in place");
+        }
+    }
+
+    /// Brings desk and heartbeats up to date.
+    fn show(&mut self) {
+        let summary = self.follow.summary();
+        if self.shown.as_ref() == Some(&summary) {
+            return;
+        }
+        let (have, fetched) = (summary.have, summary.fetched);
+        self.pulse.send_replace(Pulse { have, fetched });
+        self.desk.state.send_modify(|state| {
+            state.primary = false;
+            state.state = summary.state;
+            state.detail.clone_from(&summary.detail);
+            state.want = summary.want;
+            state.fetched = fetched;
+            state.have = have;
+            state.upstream_url =
+                self.upstreams.get(summary.upstream).map(|upstream| upstream.base.to_string());
+            state.last_error.clone_from(&summary.last_error);
+        });
+        self.shown = Some(summary);
+    }
+}
+
+/// What the connection hears; forever silent without one.
+async fn hear(link: &mut Option<Link>) -> Option<Heard> {
+    match link {
+        Some(link) => link.heard.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The store's head, for those who follow us, and what lies in the directory.
+fn position(store: &Store) -> Result<(Option<Published>, Option<Head>), Error> {
+    let newest = match store.head()? {
+        Some(head) => {
+            let parent = store.commit(head.commit)?.parent;
+            Some(Published { head, parent, pack: None })
+        }
+        None => None,
+    };
+    let have = match store.checked_out()? {
+        Some(commit) => Some(store.commit(commit)?.head),
+        None => None,
+    };
+    Ok((newest, have))
+}

@@ -1,0 +1,322 @@
+//! Downloads: `files/` (the newest version, or where to get it) and `at/{commit}/` (exactly that one).
+//!
+//! The primary leads a client to its region's node, naming the commit, so what arrives is the version
+//! that the primary has. A file in the cache is answered without touching a thread.
+
+use std::{
+    fs::File,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::Body as AxumBody,
+    extract::{Query, State},
+    response::Response,
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, request::Parts};
+use http_body_util::Full;
+use serde::Deserialize;
+use tokio::sync::oneshot;
+
+use super::{
+    Edge,
+    document::{self, Body, Document, Found},
+    edge::Feed,
+    error::{Answer, Fault},
+    listing,
+    range::{self, Verdict},
+    redirect::{self, Choice, Client, Mirror, Mirrors, Server},
+    stream::FileBody,
+    target,
+};
+use crate::{
+    bus::{Desk, Request as Ask},
+    model::{ObjectId, Oid, Receiver, RegionName, RelPath, Traffic},
+};
+
+/// How long a region may take to fetch a version before its client is told to come again.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// A region's newest version counts as fresh while its upstream was heard within this.
+const LEASE: Duration = Duration::from_secs(10);
+
+const NEWEST: HeaderValue = HeaderValue::from_static("no-cache");
+const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+
+#[derive(Debug, Default, Deserialize)]
+struct Wishes {
+    via: Option<String>,
+    resource_group: Option<String>,
+}
+
+/// `GET /v1/feeds/{feed}/files/{path}`
+pub(super) async fn newest(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
+    let (feed, tail) = edge.below(&parts.uri)?;
+    let (path, folder) = target::path_to_read(tail)?;
+    let commit = feed.newest()?;
+    let found = find(&edge, feed, (commit, path), folder).await?;
+    let Found::File(file) = &found.1 else {
+        return listing::folder(&edge, feed, &parts, &found.0, &found.1).await;
+    };
+    if feed.is_primary() {
+        if let Server::Mirror(mirror) = choose(&edge, feed, &parts)?.server {
+            edge.metrics.redirected();
+            return Ok(redirect_to(&mirror, &feed.desk, commit, &found.0.1));
+        }
+        return send(&edge, feed, &parts, file, NEWEST).await;
+    }
+    let mut response = send(&edge, feed, &parts, file, NEWEST).await?;
+    say_age(&feed.desk, response.headers_mut());
+    Ok(response)
+}
+
+/// `GET /v1/feeds/{feed}/at/{commit}/{path}`
+pub(super) async fn exact(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
+    let (feed, tail) = edge.below(&parts.uri)?;
+    let (commit, raw) = tail.split_once('/').unwrap_or((tail, ""));
+    let commit = target::commit(commit)?;
+    let (path, folder) = target::path_to_read(raw)?;
+    let place = (commit, path);
+    if feed.found.get(&place).is_none() {
+        published(&edge, feed, commit).await?;
+    }
+    let found = find(&edge, feed, place, folder).await?;
+    match &found.1 {
+        Found::File(file) => send(&edge, feed, &parts, file, FOREVER).await,
+        Found::Folder(_) => listing::folder(&edge, feed, &parts, &found.0, &found.1).await,
+    }
+}
+
+/// Makes sure that a commit is a published one of this feed, and here; a region fetches it if need be.
+pub(super) async fn published(edge: &Edge, feed: &Feed, commit: Oid) -> Result<(), Fault> {
+    let known = || edge.store(feed, move |store| store.is_published(commit));
+    if known().await? {
+        return Ok(());
+    }
+    if !feed.is_primary() {
+        fetch(&feed.desk, commit).await?;
+        if known().await? {
+            return Ok(());
+        }
+    }
+    let message = format!("commit {commit} is not a published one of this feed");
+    Err(Fault::not_found("no_such_commit", message))
+}
+
+/// Asks the stage that mirrors the feed to bring a commit, and waits for it.
+async fn fetch(desk: &Desk, commit: Oid) -> Result<(), Fault> {
+    let (answer, fetched) = oneshot::channel();
+    if !desk.ask(Ask::Fetch(commit, answer)) {
+        return Err(Fault::unavailable(
+            "this version is not here, and too much is being fetched",
+            5,
+        ));
+    }
+    match tokio::time::timeout(FETCH_TIMEOUT, fetched).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(reason))) => {
+            Err(Fault::unavailable(format!("this version cannot be fetched: {reason}"), 5))
+        }
+        Ok(Err(_)) => Err(Fault::unavailable("this node is shutting down", 5)),
+        Err(_) => Err(Fault::unavailable("this version is still being fetched", 10)),
+    }
+}
+
+/// What lies at a place of a published commit, with the place.
+pub(super) async fn find(
+    edge: &Edge,
+    feed: &Arc<Feed>,
+    place: document::Place,
+    folder: bool,
+) -> Result<(document::Place, Found), Fault> {
+    let found = match feed.found.get(&place) {
+        Some(found) => Some(found),
+        None => edge.look_up(feed, place.clone()).await?,
+    };
+    match found {
+        Some(Found::File(_)) if folder => Err(target::no_such_path(place.1.as_bytes())),
+        Some(found) => Ok((place, found)),
+        None => Err(target::no_such_path(place.1.as_bytes())),
+    }
+}
+
+/// Who serves the client of a request.
+fn choose(edge: &Edge, feed: &Feed, parts: &Parts) -> Result<Choice, Fault> {
+    let wishes = match parts.uri.query() {
+        None => Wishes::default(),
+        Some(_) => wishes(&parts.uri)?,
+    };
+    let named = parts.headers.get("x-resource-group").and_then(|group| group.to_str().ok());
+    let client = Client {
+        addr: edge.client(parts),
+        group: wishes.resource_group.as_deref().or(named),
+        via: wishes.via.as_deref(),
+    };
+    Ok(redirect::who_serves(&edge.regions(), &client, &*feed.desk))
+}
+
+fn wishes(uri: &Uri) -> Result<Wishes, Fault> {
+    let Query(wishes) = Query::try_from_uri(uri)
+        .map_err(|error| Fault::malformed(format!("the query cannot be read: {error}")))?;
+    Ok(wishes)
+}
+
+impl Mirrors for Desk {
+    fn of_region(&self, region: &RegionName) -> Option<Mirror> {
+        let node = self.region_node(region)?;
+        Some(Mirror { node: node.node, url: node.url })
+    }
+
+    fn of_node(&self, id: &str) -> Option<Mirror> {
+        let now = Instant::now();
+        let live =
+            self.followers().into_iter().find(|f| f.hello.node.as_str() == id && f.is_live(now))?;
+        Some(Mirror { node: live.hello.node, url: live.url? })
+    }
+}
+
+fn redirect_to(mirror: &Mirror, desk: &Desk, commit: Oid, path: &RelPath) -> Response {
+    let (base, feed) = (mirror.url.trim_end_matches('/'), &desk.feed);
+    let url = format!("{base}/v1/feeds/{feed}/at/{commit}/{}", target::encode(path.as_bytes()));
+    let mut response = Response::new(AxumBody::empty());
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    let headers = response.headers_mut();
+    if let Ok(url) = HeaderValue::try_from(url) {
+        headers.insert(header::LOCATION, url);
+    }
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Says how old a region's newest version may be, and that it may be stale once the upstream is away.
+fn say_age(desk: &Desk, headers: &mut HeaderMap) {
+    let age = desk.state.borrow().heartbeat.map(|heard| heard.elapsed());
+    if let Some(age) = age {
+        headers.insert("x-depsync-age", age.as_secs().into());
+    }
+    if age.is_none_or(|age| age >= LEASE) {
+        headers.insert("x-depsync-stale", HeaderValue::from_static("true"));
+    }
+}
+
+/// Sends a file, or the part or the answer that the request's conditions ask for.
+async fn send(
+    edge: &Edge,
+    feed: &Arc<Feed>,
+    parts: &Parts,
+    file: &Arc<Document>,
+    caching: HeaderValue,
+) -> Answer {
+    let etag = file.etag.to_str().expect("quotes and hex digits");
+    let (status, bytes) = match range::judge(&parts.method, &parts.headers, etag, file.size) {
+        Verdict::Whole => (StatusCode::OK, 0..file.size),
+        Verdict::Part(bytes) => (StatusCode::PARTIAL_CONTENT, bytes),
+        Verdict::NotModified => (StatusCode::NOT_MODIFIED, 0..0),
+        Verdict::PreconditionFailed => return Err(Fault::precondition()),
+        Verdict::Unsatisfiable => return Err(Fault::range(file.size)),
+    };
+    let length = bytes.end - bytes.start;
+    let content_range = (status == StatusCode::PARTIAL_CONTENT)
+        .then(|| format!("bytes {}-{}/{}", bytes.start, bytes.end - 1, file.size));
+    let body = if status == StatusCode::NOT_MODIFIED || parts.method == Method::HEAD {
+        AxumBody::empty()
+    } else {
+        let receiver = edge.receiver(parts, Traffic::Downloads);
+        edge.body_of(feed, file, bytes, receiver).await?
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    describe(file, headers);
+    headers.insert(header::CACHE_CONTROL, caching);
+    if status != StatusCode::NOT_MODIFIED {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    if let Some(range) = content_range.and_then(|range| HeaderValue::try_from(range).ok()) {
+        headers.insert(header::CONTENT_RANGE, range);
+    }
+    Ok(response)
+}
+
+/// The headers that say what a file is. A browser must neither guess its type nor run it as ours.
+fn describe(file: &Document, headers: &mut HeaderMap) {
+    headers.reserve(12);
+    headers.insert(header::ETAG, file.etag.clone());
+    headers.insert("repr-digest", file.digest.clone());
+    headers.insert("x-depsync-commit", file.commit_text.clone());
+    headers.insert(header::CONTENT_TYPE, file.mime.clone());
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+}
+
+impl Edge {
+    async fn look_up(
+        &self,
+        feed: &Arc<Feed>,
+        place: document::Place,
+    ) -> Result<Option<Found>, Fault> {
+        let (library, feed) = (Arc::clone(&self.library), Arc::clone(feed));
+        let call = move || document::find(&feed.desk.store, &library, &feed.found, &place);
+        Ok(self.blocking.run(call).await?)
+    }
+
+    /// For whom a response's bytes are.
+    pub(super) fn receiver(&self, parts: &Parts, class: Traffic) -> Receiver {
+        let client = self.client(parts);
+        let region = client.and_then(|addr| self.regions().of_address(addr).cloned());
+        Receiver { class, client: client.unwrap_or([0, 0, 0, 0].into()), region }
+    }
+
+    /// Part of a file as a body that keeps to the limits.
+    async fn body_of(
+        &self,
+        feed: &Feed,
+        file: &Document,
+        bytes: Range<u64>,
+        to: Receiver,
+    ) -> Result<AxumBody, Fault> {
+        match &file.body {
+            Body::Memory(all) => {
+                let index =
+                    |at| usize::try_from(at).expect("what is in memory is indexed by usize");
+                let part = all.slice(index(bytes.start)..index(bytes.end));
+                Ok(self.memory_body(part, to))
+            }
+            Body::Object(id) => {
+                let opened = self.open_object(feed, file.commit, *id).await?;
+                Ok(self.file_body(opened, bytes, to))
+            }
+        }
+    }
+
+    /// Opens an object's file; a region that does not have it yet fetches its version first.
+    async fn open_object(&self, feed: &Feed, commit: Oid, id: ObjectId) -> Result<File, Fault> {
+        let open = || self.store(feed, move |store| store.open_object(&id));
+        if let Some(file) = open().await? {
+            return Ok(file);
+        }
+        if !feed.is_primary() {
+            fetch(&feed.desk, commit).await?;
+        }
+        let missing = || Fault::unavailable("the content of this file is not here yet", 5);
+        open().await?.ok_or_else(missing)
+    }
+
+    fn memory_body(&self, bytes: Bytes, to: Receiver) -> AxumBody {
+        self.metrics.sent(to.class, bytes.len() as u64);
+        if self.throttle.is_limited() {
+            return AxumBody::new(self.throttle.body(Full::new(bytes), to));
+        }
+        AxumBody::from(bytes)
+    }
+
+    /// Part of an opened file as a body that keeps to the limits.
+    pub(super) fn file_body(&self, file: File, bytes: Range<u64>, to: Receiver) -> AxumBody {
+        let sent = self.metrics.sending(to.class);
+        let body = FileBody::new(file, bytes, self.blocking.clone(), sent);
+        AxumBody::new(self.throttle.body(body, to))
+    }
+}

@@ -1,0 +1,112 @@
+//! The feeds of this node: where each stands, and what waits.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, response::IntoResponse};
+use http::request::Parts;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{
+    Edge,
+    edge::Feed,
+    error::{Answer, Fault},
+    listing,
+    page::{Page, Paged, PathField},
+};
+use crate::bus::Held;
+
+/// Held changes that a feed's own page shows; all are at `…/held`.
+const SHOWN_HELD: usize = 100;
+
+/// `GET /v1/feeds`
+pub(super) async fn list(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
+    let page = Page::of(&parts.uri)?;
+    let all: Vec<&Arc<Feed>> = edge.feeds().collect();
+    let Paged { items, next } = page.cut(all, |feed| feed.desk.feed.to_string());
+    let mut feeds = Vec::with_capacity(items.len());
+    for feed in items {
+        feeds.push(describe(&edge, feed).await?);
+    }
+    Ok(Json(Paged { items: feeds, next }.json("feeds")).into_response())
+}
+
+/// `GET /v1/feeds/{feed}`
+pub(super) async fn show(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
+    let (feed, _) = edge.below(&parts.uri)?;
+    Ok(Json(describe(&edge, feed).await?).into_response())
+}
+
+/// `GET …/held`
+pub(super) async fn held(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
+    let (feed, _) = edge.below(&parts.uri)?;
+    let page = Page::of(&parts.uri)?;
+    let held: Vec<Waiting> = feed.desk.state.borrow().held.iter().map(Waiting::from).collect();
+    let paged = page.cut(held, |waiting| waiting.key.clone());
+    Ok(Json(paged.json("held")).into_response())
+}
+
+/// A change that waits.
+#[derive(Serialize)]
+struct Waiting {
+    #[serde(skip)]
+    key: String,
+    #[serde(flatten)]
+    path: PathField,
+    reason: String,
+    since: Option<String>,
+}
+
+impl From<&Held> for Waiting {
+    fn from(held: &Held) -> Self {
+        Waiting {
+            key: super::target::encode(held.path.as_bytes()),
+            path: (&held.path).into(),
+            reason: held.reason.clone(),
+            since: moment(held.since),
+        }
+    }
+}
+
+/// A time of day in RFC 3339.
+pub(super) fn moment(at: std::time::SystemTime) -> Option<String> {
+    let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+    listing::time(i64::try_from(since.as_secs()).ok()?, since.subsec_nanos())
+}
+
+async fn describe(edge: &Edge, feed: &Feed) -> Result<Value, Fault> {
+    let head = feed.desk.head();
+    let (files, bytes) = match head {
+        Some(head) => edge.store(feed, move |store| store.totals(head.commit)).await?,
+        None => (0, 0),
+    };
+    let state = feed.desk.state.borrow().clone();
+    let shown: Vec<Waiting> = state.held.iter().take(SHOWN_HELD).map(Waiting::from).collect();
+    let mut feed = json!({
+        "feed": feed.desk.feed,
+        "role": if state.primary { "primary" } else { "region" },
+        "epoch": head.map(|head| head.epoch),
+        "seq": head.map(|head| head.seq),
+        "commit": head.map(|head| head.commit),
+        "files": files,
+        "bytes": bytes,
+        "state": state.state,
+        "detail": state.detail,
+        "last_error": state.last_error,
+        "held": shown,
+        "held_count": state.held.len(),
+        "held_deletions": state.deletions.map(|list| json!({
+            "id": list.id, "files": list.files, "since": moment(list.since),
+        })),
+        "rescans": state.rescans,
+        "followers": feed.desk.followers().len(),
+    });
+    if !state.primary {
+        feed["upstream"] = json!(state.upstream_url);
+        (feed["want"], feed["fetched"], feed["have"]) =
+            (json!(state.want), json!(state.fetched), json!(state.have));
+        feed["standing"] = json!(state.standing);
+        feed["heard_ms"] = json!(state.heartbeat.map(|heard| heard.elapsed().as_millis()));
+    }
+    Ok(feed)
+}

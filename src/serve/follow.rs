@@ -1,0 +1,326 @@
+//! `GET /v1/feeds/{feed}/follow`: the upstream's end of a follower's WebSocket.
+//!
+//! Each follower has one slot, the newest head: a slow one skips, nothing piles up, and it delays
+//! nobody else. A commit's pack travels inside when it is small and its parent is what the follower heard of last.
+//! A connection that is silent, or takes nothing, for 20 s is closed.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    extract::ws::{Message, WebSocket, WebSocketUpgrade},
+    response::Response,
+};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    bus::{
+        Caller, Desk,
+        frame::{
+            self, Announce, Fault, FromFollower, FromUpstream, Heartbeat, Hello, MAX_FRAME,
+            OLDEST_PROTOCOL, Outcome, PROTOCOL, SUBPROTOCOL, Standing, Welcome,
+        },
+        roster::SILENCE,
+    },
+    model::{Label, NodeId, Oid, RegionName},
+    store::Published,
+};
+
+/// How often a follower hears that we live.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long a follower may take to say hello.
+const HELLO: Duration = Duration::from_secs(10);
+
+/// What a follower is told of this node.
+pub(super) struct Host {
+    /// Our identity.
+    pub(super) node: NodeId,
+    /// Our name for people.
+    pub(super) label: Label,
+    /// Whether the region table has an entry of that name.
+    pub(super) knows_region: Box<dyn Fn(&RegionName) -> bool + Send + Sync>,
+    /// Ends every connection.
+    pub(super) stop: CancellationToken,
+}
+
+/// Who connects.
+#[derive(Debug, Clone)]
+pub(super) struct Visitor {
+    /// Its address as we see it.
+    pub(super) peer: SocketAddr,
+    /// The id of the token that it showed; none where none is asked for.
+    pub(super) token: Option<String>,
+}
+
+/// Answers a follower's upgrade and talks with it until one side ends that.
+pub(super) fn follow(
+    desk: Arc<Desk>,
+    visitor: Visitor,
+    host: Arc<Host>,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    upgraded(upgrade, async move |mut socket| {
+        let ended = host.stop.clone();
+        tokio::select! {
+            () = ended.cancelled() => {}
+            () = serve(&desk, visitor, &host, &mut socket) => {}
+        }
+        close(socket).await;
+    })
+}
+
+/// Answers an upgrade only to say, in a frame, why there will be no conversation: a client does not
+/// get to see the body of a refused upgrade.
+pub(super) fn refuse(fault: Fault, upgrade: WebSocketUpgrade) -> Response {
+    upgraded(upgrade, async move |mut socket| {
+        // It is going anyway.
+        let _ = say(&mut socket, &FromUpstream::Fault(fault)).await;
+        close(socket).await;
+    })
+}
+
+fn upgraded<F, Fut>(upgrade: WebSocketUpgrade, talk: F) -> Response
+where
+    F: FnOnce(WebSocket) -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    upgrade
+        .protocols([SUBPROTOCOL])
+        .max_message_size(MAX_FRAME)
+        .max_frame_size(MAX_FRAME)
+        .read_buffer_size(8 * 1024) // followers send little, and there may be thousands
+        .write_buffer_size(0)
+        .on_upgrade(talk)
+}
+
+/// The other side is gone, or takes nothing any more.
+struct Gone;
+
+async fn serve(desk: &Desk, visitor: Visitor, host: &Host, socket: &mut WebSocket) {
+    let Some(hello) = greet(socket).await else { return };
+    let (node, label) = (hello.node.clone(), hello.label.clone());
+    let feed = &desk.feed;
+    let mut heads = desk.head.subscribe();
+    let url = hello.url.clone().or_else(|| hello.port.map(|port| url_of(visitor.peer.ip(), port)));
+    let registered = match understood(&hello) {
+        Ok(()) => desk.register(Caller { hello: hello.clone(), url, token: visitor.token }),
+        Err(fault) => Err(fault),
+    };
+    let (connection, standing) = match registered {
+        Ok(registered) => registered,
+        Err(fault) => {
+            warn!(%feed, %node, %label, "turned away: {fault}");
+            let _ = say(socket, &FromUpstream::Fault(fault)).await; // it is going anyway
+            return;
+        }
+    };
+    info!(%feed, %node, %label, ?standing, "follows");
+    let welcome = welcome(desk, host, &hello, standing, heads.borrow_and_update().as_ref());
+    let told = welcome.head.map(|head| head.commit);
+    let mut talk = Talk { desk, node: &node, connection, standing, told };
+    if say(socket, &FromUpstream::Welcome(welcome)).await.is_ok() {
+        talk.run(socket, &mut heads).await;
+    }
+    desk.gone(&node, connection);
+    info!(%feed, %node, %label, "is gone");
+}
+
+async fn greet(socket: &mut WebSocket) -> Option<Hello> {
+    let Ok(Some(Ok(Message::Text(text)))) = timeout(HELLO, socket.recv()).await else {
+        return None;
+    };
+    match frame::decode(&text) {
+        Ok(FromFollower::Hello(hello)) => Some(hello),
+        _ => None,
+    }
+}
+
+fn understood(hello: &Hello) -> Result<(), Fault> {
+    match hello.protocol {
+        OLDEST_PROTOCOL..=PROTOCOL => Ok(()),
+        follower => Err(Fault::Protocol { upstream: PROTOCOL, follower }),
+    }
+}
+
+fn welcome(
+    desk: &Desk,
+    host: &Host,
+    hello: &Hello,
+    standing: Standing,
+    head: Option<&Published>,
+) -> Welcome {
+    Welcome {
+        protocol: PROTOCOL,
+        node: host.node.clone(),
+        label: host.label.clone(),
+        head: head.map(|published| published.head),
+        profile: desk.profile.borrow().clone(),
+        standing,
+        warning: warning(host, hello.region.as_ref(), standing),
+    }
+}
+
+fn warning(host: &Host, region: Option<&RegionName>, standing: Standing) -> Option<String> {
+    let region = region?;
+    if standing == Standing::Standby {
+        return Some(format!(
+            "another live node serves the region {region}; this one stands by, and mirrors meanwhile"
+        ));
+    }
+    let unknown = !(host.knows_region)(region);
+    unknown.then(|| {
+        format!("the upstream's region.xml has no region {region}: no client will be led here")
+    })
+}
+
+fn url_of(address: IpAddr, port: u16) -> String {
+    format!("http://{}", SocketAddr::new(address.to_canonical(), port))
+}
+
+/// A conversation under way.
+struct Talk<'a> {
+    desk: &'a Desk,
+    node: &'a NodeId,
+    connection: u64,
+    standing: Standing,
+    /// The head that the follower was last told of: it will have that once it has worked it off.
+    told: Option<Oid>,
+}
+
+type Heads = tokio::sync::watch::Receiver<Option<Published>>;
+
+impl Talk<'_> {
+    async fn run(&mut self, socket: &mut WebSocket, heads: &mut Heads) {
+        let mut beat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        loop {
+            let went_on = tokio::select! {
+                changed = heads.changed() => match changed {
+                    Ok(()) => self.announce(socket, heads).await,
+                    Err(_) => Err(Gone),
+                },
+                frame = socket.recv() => {
+                    heard = Instant::now();
+                    self.take(frame)
+                }
+                _ = beat.tick() => self.beat(socket).await,
+                () = sleep_until(heard + SILENCE) => Err(Gone),
+            };
+            if went_on.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn announce(&mut self, socket: &mut WebSocket, heads: &mut Heads) -> Result<(), Gone> {
+        let Some(published) = heads.borrow_and_update().clone() else { return Ok(()) };
+        let Published { head, parent, pack } = published;
+        let pack = pack.filter(|_| parent == self.told);
+        let feed = self.desk.feed.clone();
+        let announce = Announce { feed, head, parent, size: 0, signature: None };
+        self.told = Some(head.commit);
+        send(socket, Message::Binary(announce.encode(pack.as_deref()))).await
+    }
+
+    async fn beat(&mut self, socket: &mut WebSocket) -> Result<(), Gone> {
+        let (head, standing) = (self.desk.head(), self.standing);
+        say(socket, &FromUpstream::Heartbeat(Heartbeat { head, standing })).await
+    }
+
+    fn take(&mut self, frame: Option<Result<Message, axum::Error>>) -> Result<(), Gone> {
+        let pulse = match frame {
+            Some(Ok(Message::Text(text))) => match frame::decode(&text) {
+                Ok(FromFollower::Heartbeat(pulse)) => Some(pulse),
+                Ok(FromFollower::Ack(ack)) => {
+                    self.note(&ack);
+                    self.desk.acked(self.node, ack);
+                    None
+                }
+                Ok(FromFollower::Progress(progress)) => {
+                    self.desk.progressed(self.node, progress);
+                    None
+                }
+                Ok(FromFollower::Hello(_) | FromFollower::Unknown) => None,
+                Err(error) => {
+                    warn!(feed = %self.desk.feed, node = %self.node, "closed: {error}");
+                    return Err(Gone);
+                }
+            },
+            Some(Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_))) => None,
+            Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(Gone),
+        };
+        self.standing = self.desk.heard(self.node, self.connection, pulse.as_ref()).ok_or(Gone)?;
+        Ok(())
+    }
+
+    fn note(&self, ack: &frame::Ack) {
+        if ack.outcome == Outcome::Refused {
+            let reason = ack.error.as_deref().unwrap_or_default();
+            warn!(feed = %self.desk.feed, node = %self.node, "a follower refuses our head: {reason}");
+        }
+    }
+}
+
+async fn say(socket: &mut WebSocket, frame: &FromUpstream) -> Result<(), Gone> {
+    send(socket, Message::text(frame::encode(frame))).await
+}
+
+/// A frame is small: whoever has not taken it after 20 s takes nothing.
+async fn send(socket: &mut WebSocket, frame: Message) -> Result<(), Gone> {
+    match timeout(SILENCE, socket.send(frame)).await {
+        Ok(Ok(())) => Ok(()),
+        _ => Err(Gone),
+    }
+}
+
+/// Says goodbye, where there is still somebody to hear it.
+async fn close(mut socket: WebSocket) {
+    let _ = timeout(Duration::from_secs(1), socket.send(Message::Close(None))).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> Host {
+        let node = "hub".parse().unwrap();
+        let label = "hub".parse().unwrap();
+        let knows_region = Box::new(|region: &RegionName| region.as_str() == "eu");
+        Host { node, label, knows_region, stop: CancellationToken::new() }
+    }
+
+    #[test]
+    fn a_region_without_an_entry_is_warned() {
+        let host = host();
+        let (eu, us) = ("eu".parse().unwrap(), "us".parse().unwrap());
+        assert_eq!(warning(&host, None, Standing::Mirror), None);
+        assert_eq!(warning(&host, Some(&eu), Standing::Serving), None);
+        assert!(warning(&host, Some(&us), Standing::Serving).unwrap().contains("region.xml"));
+        assert!(warning(&host, Some(&eu), Standing::Standby).unwrap().contains("stands by"));
+    }
+
+    #[test]
+    fn an_address_is_made_of_what_we_see() {
+        for (address, url) in [
+            ("10.0.0.7", "http://10.0.0.7:80"),
+            ("::ffff:10.0.0.7", "http://10.0.0.7:80"),
+            ("fd00::7", "http://[fd00::7]:80"),
+        ] {
+            assert_eq!(url_of(address.parse().unwrap(), 80), url);
+        }
+    }
+
+    #[test]
+    fn versions_that_do_not_meet_are_named() {
+        let hello = r#"{"protocol":9,"node":"n","label":"n"}"#;
+        let hello: Hello = serde_json::from_str(hello).unwrap();
+        assert_eq!(understood(&hello).unwrap_err(), Fault::Protocol { upstream: 1, follower: 9 });
+        assert!(understood(&Hello { protocol: 1, ..hello }).is_ok());
+    }
+}

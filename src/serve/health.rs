@@ -1,0 +1,123 @@
+//! Health that tells the truth: alive, ready to serve, and everything as it should be.
+//!
+//! `livez` says that the edge answers. `readyz` says that every feed can be served and that no stage
+//! has stopped. `healthz` says more, and is not well while anything needs an operator.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{Json, extract::State, response::IntoResponse};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{Edge, edge::Feed, error::Answer};
+use crate::{
+    bus::{Held, State as FeedState},
+    sys,
+};
+
+/// An upstream that was not heard for this long is away.
+const SILENCE: Duration = Duration::from_secs(20);
+/// A change that waits this long needs somebody; before, it may be an upload that is slow.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// `GET /livez`
+pub(super) async fn live() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`
+pub(super) async fn ready(State(edge): State<Arc<Edge>>) -> Answer {
+    let faults = edge.feeds().filter_map(|feed| Some(fault_json(feed, &not_ready(feed)?)));
+    Ok(answer("ready", &faults.collect::<Vec<_>>()))
+}
+
+/// `GET /healthz`
+pub(super) async fn health(State(edge): State<Arc<Edge>>) -> Answer {
+    let faults = edge.feeds().filter_map(|feed| {
+        let fault = not_ready(feed).or_else(|| unwell(&feed.desk.state.borrow(), sys::now()));
+        Some(fault_json(feed, &fault?))
+    });
+    let mut response = answer("ok", &faults.collect::<Vec<_>>());
+    if let Ok(node) = http::HeaderValue::try_from(edge.node.as_str()) {
+        response.headers_mut().insert("x-depsync-node", node);
+    }
+    Ok(response)
+}
+
+fn answer(well: &str, faults: &[Value]) -> axum::response::Response {
+    if faults.is_empty() {
+        return Json(json!({ "status": well })).into_response();
+    }
+    let body = json!({ "status": "degraded", "faults": faults });
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+fn fault_json(feed: &Feed, fault: &str) -> Value {
+    json!({ "feed": feed.desk.feed, "state": feed.desk.state.borrow().state, "fault": fault })
+}
+
+/// Why a feed cannot be served, or its stage no longer works.
+fn not_ready(feed: &Feed) -> Option<String> {
+    let state = feed.desk.state.borrow();
+    let stopped = ["stopped", "failing", "refused"].contains(&state.state);
+    let why = || state.last_error.clone().or_else(|| state.detail.clone()).unwrap_or_default();
+    if stopped {
+        return Some(format!("the feed is {}: {}", state.state, why()));
+    }
+    if state.state.is_empty() || state.state == "importing" {
+        return Some("the feed is not up yet".to_owned());
+    }
+    let serves = state.primary || feed.desk.head().is_some();
+    (!serves).then(|| "nothing has come from the upstream yet".to_owned())
+}
+
+/// What an operator should look at, although the feed is served.
+fn unwell(state: &FeedState, now: SystemTime) -> Option<String> {
+    if let Some(error) = &state.last_error {
+        return Some(error.clone());
+    }
+    if !state.primary && state.heartbeat.is_none_or(|heard| heard.elapsed() > SILENCE) {
+        return Some("the upstream is not heard".to_owned());
+    }
+    if let Some(deletions) = &state.deletions {
+        return Some(format!("{} deletions wait for approve or reject", deletions.files));
+    }
+    let long = |held: &&Held| now.duration_since(held.since).is_ok_and(|age| age >= PATIENCE);
+    let held = state.held.iter().find(long)?;
+    Some(format!("\"{}\" waits: {}", held.path, held.reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::{bus::board::DeletionsHeld, model::RelPath};
+
+    #[test]
+    fn what_needs_an_operator_is_not_well() {
+        let start = SystemTime::UNIX_EPOCH;
+        let at = |secs| start + Duration::from_secs(secs);
+        let primary = FeedState { primary: true, state: "idle", ..FeedState::default() };
+        let region =
+            FeedState { state: "idle", heartbeat: Some(Instant::now()), ..FeedState::default() };
+        assert_eq!(unwell(&primary, start), None);
+        assert_eq!(unwell(&region, start), None);
+        let alone = FeedState { heartbeat: None, ..region };
+        assert!(unwell(&alone, start).unwrap().contains("upstream"));
+        let failed = FeedState { last_error: Some("disk full".to_owned()), ..primary.clone() };
+        assert_eq!(unwell(&failed, start).unwrap(), "disk full");
+
+        let path = RelPath::parse(b"app.war").unwrap();
+        let slow = Held { path, reason: "still open".to_owned(), since: start };
+        let slow = FeedState { held: vec![slow], ..primary.clone() };
+        assert_eq!(unwell(&slow, at(599)), None);
+        assert!(unwell(&slow, at(600)).unwrap().contains("app.war"));
+        let deletions = Some(DeletionsHeld { id: "7".to_owned(), files: 60, since: start });
+        let gone = FeedState { deletions, ..primary };
+        assert!(unwell(&gone, start).unwrap().starts_with("60 deletions"));
+    }
+}

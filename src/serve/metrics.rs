@@ -1,0 +1,152 @@
+//! Counters of the edge, and the page that Prometheus reads: names begin with `depsync_`.
+
+use std::{
+    fmt::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use axum::{extract::State, response::IntoResponse};
+use http::{StatusCode, header};
+
+use super::{Edge, error::Answer};
+use crate::model::Traffic;
+
+/// What the edge counts, from its start.
+#[derive(Default)]
+pub(super) struct Metrics {
+    /// By the first digit of the status.
+    answers: [AtomicU64; 6],
+    redirects: AtomicU64,
+    packs: AtomicU64,
+    downloads: Arc<AtomicU64>,
+    replication: Arc<AtomicU64>,
+    received: AtomicU64,
+    connections: AtomicU64,
+}
+
+impl Metrics {
+    /// Counts an answer.
+    pub(super) fn answered(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).min(self.answers.len() - 1);
+        self.answers[class].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a redirect to a region.
+    pub(super) fn redirected(&self) {
+        self.redirects.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a pack that a mirror asked for.
+    pub(super) fn served_pack(&self) {
+        self.packs.fetch_add(1, Relaxed);
+    }
+
+    /// Counts bytes on their way to a client.
+    pub(super) fn sent(&self, class: Traffic, bytes: u64) {
+        self.counter(class).fetch_add(bytes, Relaxed);
+    }
+
+    /// Where a body counts the bytes that it sends.
+    pub(super) fn sending(&self, class: Traffic) -> Arc<AtomicU64> {
+        Arc::clone(self.counter(class))
+    }
+
+    /// Counts bytes that were uploaded.
+    pub(super) fn received(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Relaxed);
+    }
+
+    /// The number of open connections now.
+    pub(super) fn set_connections(&self, open: usize) {
+        self.connections.store(open as u64, Relaxed);
+    }
+
+    fn counter(&self, class: Traffic) -> &Arc<AtomicU64> {
+        match class {
+            Traffic::Downloads => &self.downloads,
+            Traffic::Replication => &self.replication,
+        }
+    }
+}
+
+/// The page's text.
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str, samples: &[(String, u64)]) {
+        let mut write = || {
+            writeln!(self.0, "# HELP depsync_{name} {help}\n# TYPE depsync_{name} {kind}")?;
+            samples
+                .iter()
+                .try_for_each(|(labels, value)| writeln!(self.0, "depsync_{name}{labels} {value}"))
+        };
+        write().expect("writing to a string never fails");
+    }
+}
+
+/// `GET /metrics`
+pub(super) async fn show(State(edge): State<Arc<Edge>>) -> Answer {
+    let mut page = Page(String::new());
+    of_the_edge(&mut page, &edge.metrics);
+    of_the_feeds(&mut page, &edge);
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    Ok((kind, page.0).into_response())
+}
+
+fn of_the_edge(page: &mut Page, metrics: &Metrics) {
+    let one = |value: &AtomicU64| [(String::new(), value.load(Relaxed))];
+    let answers = metrics.answers.iter().enumerate().skip(1);
+    let answers = answers.map(|(class, n)| (format!("{{status=\"{class}xx\"}}"), n.load(Relaxed)));
+    page.family(
+        "http_answers_total",
+        "counter",
+        "Requests answered.",
+        &answers.collect::<Vec<_>>(),
+    );
+    page.family("redirects_total", "counter", "Clients led to a region.", &one(&metrics.redirects));
+    page.family("packs_served_total", "counter", "Packs sent to mirrors.", &one(&metrics.packs));
+    let sent = [("downloads", &metrics.downloads), ("replication", &metrics.replication)];
+    let sent = sent.map(|(class, n)| (format!("{{class=\"{class}\"}}"), n.load(Relaxed)));
+    page.family("sent_bytes_total", "counter", "Content sent.", &sent);
+    page.family("received_bytes_total", "counter", "Content uploaded.", &one(&metrics.received));
+    page.family("connections", "gauge", "Open connections.", &one(&metrics.connections));
+}
+
+fn of_the_feeds(page: &mut Page, edge: &Edge) {
+    let mut rows: [Vec<(String, u64)>; 7] = Default::default();
+    for feed in edge.feeds() {
+        let (desk, state) = (&feed.desk, feed.desk.state.borrow());
+        let labels = || format!("{{feed=\"{}\"}}", desk.feed);
+        let head = desk.head();
+        let now = std::time::Instant::now();
+        let followers = desk.followers();
+        let behind =
+            followers.iter().filter(|f| f.is_live(now) && f.behind_since.is_some()).count();
+        let live = followers.iter().filter(|f| f.is_live(now)).count();
+        let figures = [
+            head.map_or(0, |head| head.epoch),
+            head.map_or(0, |head| head.seq),
+            state.held.len() as u64,
+            u64::from(state.last_error.is_some()),
+            state.rescans,
+            live as u64,
+            behind as u64,
+        ];
+        rows.iter_mut().zip(figures).for_each(|(rows, figure)| rows.push((labels(), figure)));
+    }
+    let families = [
+        ("feed_epoch", "Epoch of the newest published version."),
+        ("feed_seq", "Number of the newest published version."),
+        ("feed_held", "Changes that wait."),
+        ("feed_failing", "1 while the last work on the feed failed."),
+        ("feed_rescans", "Times that everything was scanned because events were lost."),
+        ("feed_followers", "Live nodes that mirror the feed from here."),
+        ("feed_followers_behind", "Of these, nodes that lack the newest version."),
+    ];
+    for ((name, help), rows) in families.into_iter().zip(rows) {
+        page.family(name, "gauge", help, &rows);
+    }
+}

@@ -1,0 +1,187 @@
+//! The HTTP edge: downloads, redirects, uploads, replication, control, health.
+//!
+//! Handlers read what the stages have posted on the board and what the store holds; whatever they
+//! want done, they ask of the stage that owns the feed. Every answer comes from the store, never from
+//! a directory that others write. Nothing blocks here: store and disk are called in `blocking`.
+
+mod access;
+mod archive;
+mod blocking;
+mod cache;
+mod connection;
+mod control;
+mod document;
+mod download;
+mod edge;
+mod error;
+mod feeds;
+mod follow;
+mod git;
+mod health;
+mod history;
+mod lfs;
+mod listing;
+mod metrics;
+mod nodes;
+mod objects;
+mod packs;
+mod page;
+mod range;
+mod redirect;
+mod runs;
+mod stream;
+mod target;
+mod throttle;
+mod upload;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Router,
+    extract::{DefaultBodyLimit, FromRequestParts, Request, State, ws::WebSocketUpgrade},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, any, delete, get, post},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use access::{Access, Secret};
+pub use connection::Peer;
+pub use edge::{Edge, Intake, LeftOut, Setup};
+pub use error::Error;
+pub use throttle::Throttle;
+
+use crate::bus::frame;
+use error::Fault;
+
+/// The largest body that a command may have.
+const MAX_COMMAND: usize = 64 << 10;
+
+/// Serves until `stop`, then lets requests under way finish for a while.
+///
+/// # Errors
+/// When the listening socket breaks.
+pub async fn run(
+    listener: TcpListener,
+    edge: Arc<Edge>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let throttle = edge.throttle.clone();
+    tokio::select! {
+        served = connection::serve(listener, router(&edge, stop.clone()), &edge.metrics, stop) => served,
+        () = throttle.pace() => unreachable!("pacing never ends by itself"),
+    }
+}
+
+/// All routes; followers' connections end at `stop`.
+pub fn router(edge: &Arc<Edge>, stop: CancellationToken) -> Router {
+    Router::new()
+        .merge(feed_routes())
+        .merge(git_routes())
+        .route("/v1/feeds/{feed}/follow", follow_route(edge, stop))
+        .route("/v1/feeds", get(feeds::list))
+        .route("/v1/nodes", get(nodes::list))
+        .route("/v1/nodes/{id}", delete(nodes::forget))
+        .route("/v1/regions", get(nodes::regions))
+        .route("/v1/locate/{feed}/{*path}", get(nodes::locate))
+        .route("/v1/runs", get(runs::list))
+        .route("/metrics", get(metrics::show))
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/healthz", get(health::health))
+        .fallback(async || Fault::not_found("no_such_route", "nothing is served at this path"))
+        .method_not_allowed_fallback(async || Fault::method())
+        .layer(DefaultBodyLimit::max(MAX_COMMAND))
+        .layer(middleware::from_fn_with_state(Arc::clone(edge), admit))
+        .with_state(Arc::clone(edge))
+}
+
+type Routes = Router<Arc<Edge>>;
+
+/// What lies below one feed. A wildcard does not match the empty path, so folders have three routes.
+fn feed_routes() -> Routes {
+    let files = get(download::newest).put(upload::put).delete(upload::delete);
+    let folders = [
+        ("/files", files),
+        ("/at/{commit}", get(download::exact)),
+        ("/tree/{commit}", get(history::tree)),
+    ];
+    let others = [
+        ("", get(feeds::show)),
+        ("/", get(feeds::show)),
+        ("/archive/{*path}", get(archive::tar)),
+        ("/log", get(history::log)),
+        ("/diff/{range}", get(history::diff)),
+        ("/held", get(feeds::held)),
+        ("/packs/{range}", get(packs::get)),
+        ("/objects/{id}", get(objects::get)),
+        ("/sync", post(control::sync)),
+        ("/hold", post(control::hold)),
+        ("/release", post(control::release)),
+        ("/approve", post(control::approve)),
+        ("/reject", post(control::reject)),
+    ];
+    let folders = folders.into_iter().flat_map(|(at, handler)| {
+        ["", "/", "/{*path}"].map(|below| (format!("{at}{below}"), handler.clone()))
+    });
+    let others = others.into_iter().map(|(at, handler)| (at.to_owned(), handler));
+    folders.chain(others).fold(Router::new(), |routes, (at, handler)| {
+        routes.route(&format!("/v1/feeds/{{feed}}{at}"), handler)
+    })
+}
+
+/// What stock git and git-lfs ask for. Nothing below `/git/` changes anything.
+fn git_routes() -> Routes {
+    Router::new()
+        .route("/git/{repository}/info/refs", get(git::refs))
+        .route("/git/{repository}/git-upload-pack", post(git::upload_pack))
+        .route("/git/{repository}/git-receive-pack", post(git::receive_pack))
+        .route("/git/{repository}/info/lfs/objects/batch", post(lfs::batch))
+        .route("/git/{repository}/info/lfs/locks", any(lfs::locks))
+        .route("/git/{repository}/info/lfs/locks/{*below}", any(lfs::locks))
+}
+
+/// The `WebSocket`s of followers. One that asks for a feed that is not here hears so in a frame.
+fn follow_route(edge: &Arc<Edge>, stop: CancellationToken) -> MethodRouter<Arc<Edge>> {
+    let table = Arc::clone(edge);
+    let host = Arc::new(follow::Host {
+        node: edge.node.clone(),
+        label: edge.label.clone(),
+        knows_region: Box::new(move |region| table.regions().has(region)),
+        stop,
+    });
+    get(
+        async move |State(edge): State<Arc<Edge>>,
+                    peer: Option<Extension<Peer>>,
+                    request: Request| {
+            let (mut parts, _) = request.into_parts();
+            let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
+            let upgrade = upgrade.map_err(|error| Fault::malformed(error.body_text()))?;
+            let feed = parts.uri.path().split('/').nth(3).unwrap_or_default();
+            let Ok(feed) = edge.feed(feed) else {
+                let feeds = edge.feeds().map(|feed| feed.desk.feed.clone());
+                return Ok(follow::refuse(frame::Fault::no_such_feed(feed, feeds), upgrade));
+            };
+            let Some(Extension(Peer(peer))) = peer else {
+                return Err(Fault::malformed("the connection has no address"));
+            };
+            let visitor = follow::Visitor { peer, token: None };
+            Ok(follow::follow(Arc::clone(&feed.desk), visitor, host, upgrade))
+        },
+    )
+}
+
+/// What comes before every handler, and the count of what comes after it.
+async fn admit(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {
+    let checked = edge.access.check(request.method(), request.uri(), request.headers());
+    let response = match checked {
+        Ok(()) => next.run(request).await,
+        Err(fault) => fault.into_response(),
+    };
+    edge.metrics.answered(response.status());
+    response
+}
