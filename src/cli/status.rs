@@ -1,0 +1,199 @@
+//! `status`, `nodes`, `regions` and `locate`: who has what, what waits, who serves whom.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{
+    client::{Client, Connection, block_on},
+    table::{self, head, items, millis, plain, size, word},
+    target::FeedPath,
+};
+
+/// What these commands have in common.
+#[derive(Debug, Args)]
+pub(super) struct ViewArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl ViewArgs {
+    /// `status`: the feeds of a node, what waits in them, and who mirrors them.
+    pub(super) fn status(self) -> Result<()> {
+        let client = Client::new(&self.connection)?;
+        let (feeds, nodes) = block_on(async {
+            Ok((client.list("/v1/feeds", "feeds").await?, client.list("/v1/nodes", "nodes").await?))
+        })?;
+        if self.json {
+            println!("{:#}", json!({ "feeds": feeds["feeds"], "nodes": nodes["nodes"] }));
+            return Ok(());
+        }
+        for feed in items(&feeds, "feeds") {
+            show_feed(feed);
+            let followers = items(&nodes, "nodes").iter().filter_map(|node| follower(node, feed));
+            table::print(&followers.collect::<Vec<_>>());
+        }
+        Ok(())
+    }
+
+    /// `nodes`: every node below this one, feed by feed.
+    pub(super) fn nodes(self) -> Result<()> {
+        let answer = self.list("/v1/nodes", "nodes")?;
+        if self.json {
+            println!("{answer:#}");
+            return Ok(());
+        }
+        let heading = ["REGION", "NODE", "FEED", "STATE", "HAVE", "LAG", "URL", "ID"];
+        let mut rows = vec![heading.map(ToOwned::to_owned).to_vec()];
+        for node in items(&answer, "nodes") {
+            for feed in items(node, "feeds") {
+                rows.push(vec![
+                    word(&node["region"]),
+                    word(&node["label"]),
+                    word(&feed["feed"]),
+                    word(&feed["state"]),
+                    head(&feed["have"]),
+                    millis(&feed["lag_ms"]),
+                    word(&node["url"]),
+                    word(&node["id"]),
+                ]);
+            }
+        }
+        table::print(&rows);
+        Ok(())
+    }
+
+    /// `regions`: the region table, and who serves each region.
+    pub(super) fn regions(self) -> Result<()> {
+        let answer = self.list("/v1/regions", "regions")?;
+        if self.json {
+            println!("{answer:#}");
+            return Ok(());
+        }
+        let heading = ["REGION", "CLIENTS", "FEED", "SERVED BY"];
+        let mut rows = vec![heading.map(ToOwned::to_owned).to_vec()];
+        for region in items(&answer, "regions") {
+            let members = [items(region, "ranges"), items(region, "resource_groups")].concat();
+            let members: Vec<String> = members.iter().map(word).collect();
+            let clients = match region["listed"].as_bool() {
+                Some(false) => "none: it is not in the region table".to_owned(),
+                _ => members.join(" "),
+            };
+            let row = |feed, url| vec![word(&region["name"]), clients.clone(), feed, url];
+            let served = items(region, "nodes");
+            rows.extend(served.iter().map(|node| row(word(&node["feed"]), word(&node["url"]))));
+            if served.is_empty() {
+                rows.push(row("-".to_owned(), "the primary: no live node".to_owned()));
+            }
+        }
+        table::print(&rows);
+        Ok(())
+    }
+
+    fn list(&self, path: &str, name: &str) -> Result<Value> {
+        let client = Client::new(&self.connection)?;
+        block_on(client.list(path, name))
+    }
+}
+
+fn show_feed(feed: &Value) {
+    println!(
+        "{} ({}): {}, {}, {}, {}",
+        plain(&word(&feed["feed"])),
+        word(&feed["role"]),
+        plain(&word(&feed["state"])),
+        head(feed),
+        files(&feed["files"]),
+        size(&feed["bytes"]),
+    );
+    for (name, what) in [("detail", "note"), ("last_error", "last error"), ("upstream", "from")] {
+        if let Some(text) = feed[name].as_str() {
+            println!("  {what}: {}", plain(text));
+        }
+    }
+    let held = items(feed, "held");
+    for change in held {
+        let [path, reason, since] = ["path", "reason", "since"].map(|name| word(&change[name]));
+        println!("  held: {}: {}, since {since}", plain(&path), plain(&reason));
+    }
+    let more = feed["held_count"].as_u64().unwrap_or(0).saturating_sub(held.len() as u64);
+    if more > 0 {
+        println!("  held: {more} more");
+    }
+}
+
+fn files(count: &Value) -> String {
+    if *count == 1 { "1 file".to_owned() } else { format!("{} files", word(count)) }
+}
+
+/// A node's line under a feed that it mirrors.
+fn follower(node: &Value, feed: &Value) -> Option<Vec<String>> {
+    let mirrored = items(node, "feeds").iter().find(|mirrored| mirrored["feed"] == feed["feed"])?;
+    let lag = match mirrored["lag_ms"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(_) => format!("for {}", millis(&mirrored["lag_ms"])),
+    };
+    let error = mirrored["last_error"].as_str().unwrap_or_default();
+    Some(vec![
+        format!("  {}", word(&node["region"])),
+        word(&node["label"]),
+        format!("{} {lag}", word(&mirrored["state"])).trim_end().to_owned(),
+        head(&mirrored["have"]),
+        word(&node["url"]),
+        error.to_owned(),
+    ])
+}
+
+/// Arguments of `locate`.
+#[derive(Debug, Args)]
+pub(super) struct LocateArgs {
+    /// The file, as in default/webapps/shop.war
+    #[arg(value_name = "FEED/PATH")]
+    path: FeedPath,
+    /// The client's address [default: this host's]
+    #[arg(long, value_name = "IP")]
+    from: Option<IpAddr>,
+    /// The client's resource group
+    #[arg(long, value_name = "GROUP")]
+    resource_group: Option<String>,
+    #[command(flatten)]
+    view: ViewArgs,
+}
+
+impl LocateArgs {
+    pub(super) fn run(self) -> Result<()> {
+        let client = Client::new(&self.view.connection)?;
+        let mut url = client.url(&format!("/v1/locate/{}", self.path.in_url("")))?;
+        if let Some(from) = self.from {
+            url.query_pairs_mut().append_pair("from", &from.to_string());
+        }
+        if let Some(group) = &self.resource_group {
+            url.query_pairs_mut().append_pair("resource_group", group);
+        }
+        let answer = block_on(client.get(url))?;
+        if self.view.json {
+            println!("{answer:#}");
+            return Ok(());
+        }
+        println!("{}", word(&answer["url"]));
+        println!("region {}, because: {}", word(&answer["region"]), because(&answer["why"]));
+        Ok(())
+    }
+}
+
+fn because(why: &Value) -> String {
+    match why.as_str() {
+        Some("address") => "the client's address is in its ranges".to_owned(),
+        Some("resource_group") => "the client's resource group belongs to it".to_owned(),
+        Some("no_entry") => "no entry of the region table holds the client".to_owned(),
+        Some("region_down") => "no live node serves the client's region".to_owned(),
+        Some("via") => "the client asks for it".to_owned(),
+        Some("via_down") => "what the client asks for is not live".to_owned(),
+        _ => word(why),
+    }
+}

@@ -1,0 +1,119 @@
+//! A look at the disk before anything is changed: the directories that a configuration names.
+//!
+//! Compares real paths, so a link into a watched folder is seen through. Looks only: what does not
+//! exist yet (the state directory) is judged by the part of its path that does. The region table is
+//! read here, once.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    Error, FeedSettings, Role, Settings,
+    fault::{Fault, Source},
+    region_xml,
+};
+
+/// The settings, if the directories that they name can be used.
+pub(super) fn checked(mut settings: Settings, source: &Source<'_>) -> Result<Settings, Error> {
+    let mut faults = Vec::new();
+    let dirs: Vec<Watched<'_>> = settings
+        .feeds
+        .iter()
+        .filter_map(|feed| Watched::of(feed).map_err(|fault| faults.extend(fault)).ok())
+        .collect();
+    faults.extend(state_fault(&settings.state_dir, &dirs));
+    for (at, dir) in dirs.iter().enumerate() {
+        faults.extend(dirs[..at].iter().find_map(|earlier| dir.clash(earlier)));
+    }
+    match settings.regions.as_deref().map(region_xml::read).transpose() {
+        Ok(table) => settings.region_table = table.unwrap_or_default(),
+        Err(error) => faults.push(Fault::new("regions", error)),
+    }
+    if faults.is_empty() { Ok(settings) } else { Err(Error::new(source, &faults)) }
+}
+
+/// A feed's directory as it really is.
+struct Watched<'a> {
+    feed: &'a FeedSettings,
+    real: PathBuf,
+}
+
+impl<'a> Watched<'a> {
+    /// None, as an error without a fault, for a feed that has no directory.
+    fn of(feed: &'a FeedSettings) -> Result<Self, Option<Fault>> {
+        let dir = feed.dir().ok_or(None)?;
+        let fault = |message: String| {
+            Some(Fault::new(
+                "dir",
+                format!("{} of feed \"{}\" {message}", dir.display(), feed.name),
+            ))
+        };
+        let real = dir.canonicalize().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => fault("does not exist; make it first".to_owned()),
+            _ => fault(format!("cannot be opened: {error}")),
+        })?;
+        if !real.is_dir() {
+            return Err(fault("is a file; a feed is a directory".to_owned()));
+        }
+        Ok(Self { feed, real })
+    }
+
+    fn clash(&self, earlier: &Watched<'_>) -> Option<Fault> {
+        let (this, that) = (&self.feed.name, &earlier.feed.name);
+        let path = self.real.display();
+        let message = if self.real == earlier.real {
+            let mirrors = |feed: &FeedSettings| matches!(&feed.role, Role::Region(_));
+            if mirrors(self.feed) == mirrors(earlier.feed) {
+                format!("{path} is the directory of feed \"{that}\" and of feed \"{this}\"")
+            } else {
+                format!(
+                    "{path} is both the primary's and a region's directory (feeds \"{that}\" and \
+                     \"{this}\"); a region needs one of its own"
+                )
+            }
+        } else if self.real.starts_with(&earlier.real) {
+            format!(
+                "{path} of feed \"{this}\" lies inside that of feed \"{that}\"; keep them apart"
+            )
+        } else if earlier.real.starts_with(&self.real) {
+            format!("{path} of feed \"{this}\" holds that of feed \"{that}\"; keep them apart")
+        } else {
+            return None;
+        };
+        Some(Fault::new("dir", message))
+    }
+}
+
+fn state_fault(state: &Path, dirs: &[Watched<'_>]) -> Option<Fault> {
+    let fault = |message| Some(Fault::new("state_dir", message));
+    let path = state.display();
+    let real = real_path(state);
+    if real.exists() && !real.is_dir() {
+        return fault(format!("{path} is a file; the state is kept in a directory"));
+    }
+    let near = |dir: &&Watched<'_>| real.starts_with(&dir.real) || dir.real.starts_with(&real);
+    let dir = dirs.iter().find(near)?;
+    let (feed, folder) = (&dir.feed.name, dir.real.display());
+    if real.starts_with(&dir.real) {
+        return fault(format!(
+            "{path} lies inside the directory of feed \"{feed}\", {folder}; it would be published: \
+             choose another with --state or state_dir"
+        ));
+    }
+    fault(format!(
+        "{path} holds the directory of feed \"{feed}\", {folder}; choose another with --state or \
+         state_dir"
+    ))
+}
+
+/// The real path of what may not exist yet.
+fn real_path(path: &Path) -> PathBuf {
+    let known = path.ancestors().find_map(|known| Some((known, known.canonicalize().ok()?)));
+    match known {
+        Some((known, real)) => match path.strip_prefix(known) {
+            Ok(rest) if rest.as_os_str().is_empty() => real,
+            Ok(rest) => real.join(rest),
+            Err(_) => path.to_owned(),
+        },
+        None => path.to_owned(),
+    }
+}

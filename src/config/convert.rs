@@ -1,0 +1,361 @@
+//! From what is written to what is meant: one `TryFrom` for each section.
+//!
+//! Pure: looks at nothing but the text. A section with faults gives all of them; keys of the other
+//! role are checked like any other and then sleep.
+
+use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use toml::Spanned;
+
+use super::{
+    BaseUrl, Checkout, Consent, DEFAULT_LISTEN, FeedSettings, Guard, Mirror, Primary, Role,
+    Settings, duration,
+    fault::Fault,
+    file::{self, Value},
+    place,
+};
+use crate::model::{
+    ByteSize, FeedName, Keep, Label, Profile, Rate, RatePlan, RegionName, RegionTable,
+};
+
+/// Files from this size on are stored as objects, unless the feed says otherwise.
+const LARGE_FILE: u64 = 512 << 10;
+
+/// Puts the sections together and applies the rules between them; `unread` are the keys that stand
+/// in the text and are left out of `file`.
+pub(super) fn settings(
+    file: file::File,
+    unread: &[String],
+    consent: Consent,
+) -> Result<Settings, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let node = NodeSection {
+        node: file.node,
+        listen: file.listen,
+        advertise: file.advertise,
+        proxies: file.proxies,
+        poll: file.poll,
+        insecure: consent.insecure,
+    };
+    let node = faults.section(Node::try_from(node));
+    let region: Option<RegionName> = faults.parse("region.name", file.region.name.as_ref());
+    let bandwidth = faults.section(RatePlan::try_from(file.bandwidth));
+    unique_names(&file.feed, &mut faults);
+    let mirrors = file.feed.iter().find_map(|feed| feed.upstream.clone());
+    if let (Some(upstream), None) = (mirrors, file.region.name.as_ref()) {
+        let message = "a feed has an upstream, so this node serves a region; which one?";
+        faults.0.push(Fault::missing("region.name", message).near(Some(&upstream)));
+    }
+    let feeds = feeds(file.feed, consent.adopt, &mut faults);
+    faults.0.retain(|fault| !(fault.missing && unread.contains(&fault.key)));
+    let (Some(node), Some(bandwidth), true) = (node, bandwidth, faults.0.is_empty()) else {
+        return Err(faults.0);
+    };
+    Ok(Settings {
+        node: node.label.unwrap_or_else(|| default_label(region.as_ref())),
+        listen: node.listen,
+        advertise: node.advertise,
+        state_dir: file.state_dir.map_or_else(place::default_state_dir, Spanned::into_inner),
+        regions: file.regions.map(Spanned::into_inner),
+        region_table: RegionTable::default(),
+        region,
+        proxies: node.proxies,
+        poll: node.poll,
+        feeds,
+        bandwidth,
+        insecure: consent.insecure,
+    })
+}
+
+/// The faults of a section while it is read.
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    /// A section's value; its faults are kept.
+    fn section<T>(&mut self, read: Result<T, Vec<Fault>>) -> Option<T> {
+        read.map_err(|faults| self.0.extend(faults)).ok()
+    }
+
+    /// A value by `read`; absent, or at fault: none.
+    fn read<V, T, E: Display>(
+        &mut self,
+        key: &str,
+        value: Option<&Spanned<V>>,
+        read: impl FnOnce(&V) -> Result<T, E>,
+    ) -> Option<T> {
+        let value = value?;
+        read(value.get_ref())
+            .map_err(|error| self.0.push(Fault::new(key, error).at(value.span())))
+            .ok()
+    }
+
+    fn parse<T: FromStr<Err: Display>>(
+        &mut self,
+        key: &str,
+        value: Option<&Spanned<String>>,
+    ) -> Option<T> {
+        self.read(key, value, |text| text.parse())
+    }
+
+    /// A duration between two bounds; absent: the default.
+    fn duration(
+        &mut self,
+        key: &str,
+        value: Option<&Spanned<String>>,
+        [least, most]: [Duration; 2],
+        default: Duration,
+    ) -> Duration {
+        let within = |text: &String| {
+            let duration = duration::parse(text)?;
+            if (least..=most).contains(&duration) {
+                return Ok(duration);
+            }
+            Err(format!("\"{text}\" is not between {least:?} and {most:?}"))
+        };
+        self.read(key, value, within).unwrap_or(default)
+    }
+
+    fn done<T>(self, value: T) -> Result<T, Vec<Fault>> {
+        if self.0.is_empty() { Ok(value) } else { Err(self.0) }
+    }
+}
+
+/// The keys that stand before any section.
+struct NodeSection {
+    node: Value<String>,
+    listen: Value<String>,
+    advertise: Value<String>,
+    proxies: Vec<Spanned<String>>,
+    poll: Value<String>,
+    insecure: bool,
+}
+
+struct Node {
+    label: Option<Label>,
+    listen: SocketAddr,
+    advertise: Option<BaseUrl>,
+    proxies: Vec<ipnet::IpNet>,
+    poll: Duration,
+}
+
+impl TryFrom<NodeSection> for Node {
+    type Error = Vec<Fault>;
+
+    fn try_from(raw: NodeSection) -> Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let default = DEFAULT_LISTEN.parse().expect("it is an address");
+        let listen = faults.read("listen", raw.listen.as_ref(), |text| address(text, raw.insecure));
+        let proxies = raw
+            .proxies
+            .into_iter()
+            .filter_map(|proxy| faults.read("proxies", Some(&proxy), |text| network(text)));
+        let proxies = proxies.collect();
+        let node = Node {
+            label: faults.parse("node", raw.node.as_ref()),
+            listen: listen.unwrap_or(default),
+            advertise: faults.parse("advertise", raw.advertise.as_ref()),
+            proxies,
+            poll: faults.duration("poll", raw.poll.as_ref(), [SECOND, DAY], 60 * SECOND),
+        };
+        faults.done(node)
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn address(text: &str, insecure: bool) -> Result<SocketAddr, String> {
+    let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    let address: SocketAddr = numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
+        format!("\"{text}\" is not an address and a port, as in 127.0.0.1:7873 or [::1]:7873")
+    })?;
+    if address.ip().to_canonical().is_loopback() || insecure {
+        return Ok(address);
+    }
+    Err(format!(
+        "{address} can be reached from other machines, and anyone there could read and change the \
+         feeds; listen on 127.0.0.1, or say --insecure where the network is trusted"
+    ))
+}
+
+fn network(text: &str) -> Result<ipnet::IpNet, String> {
+    let single = || text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
+    text.parse()
+        .or_else(|_| single())
+        .map_err(|_| format!("\"{text}\" is not an address or a network, as in 10.0.0.0/24"))
+}
+
+impl TryFrom<file::Bandwidth> for RatePlan {
+    type Error = Vec<Fault>;
+
+    fn try_from(raw: file::Bandwidth) -> Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let mut rate = |key, value| faults.parse::<Rate>(key, value);
+        let plan = RatePlan {
+            total: rate("bandwidth.total", raw.total.as_ref()),
+            downloads: rate("bandwidth.downloads", raw.downloads.as_ref()),
+            replication: rate("bandwidth.replication", raw.replication.as_ref()),
+            per_client: rate("bandwidth.per_client", raw.per_client.as_ref()),
+            networks: Vec::new(),
+        };
+        faults.done(plan)
+    }
+}
+
+fn unique_names(feeds: &[file::Feed], faults: &mut Faults) {
+    let default = FeedName::default();
+    let name = |feed: &file::Feed| {
+        feed.name.as_ref().map_or(default.as_str().to_owned(), |name| name.get_ref().clone())
+    };
+    for (at, feed) in feeds.iter().enumerate() {
+        if feeds[..at].iter().any(|earlier| name(earlier) == name(feed)) {
+            let message = format!("another feed is called \"{}\" already", name(feed));
+            faults.0.push(Fault::new("name", message).near(feed.name.as_ref()));
+        }
+    }
+    if feeds.is_empty() {
+        faults.0.push(Fault::missing("feed", "there is no [[feed]]; a node has at least one"));
+    }
+}
+
+fn feeds(raw: Vec<file::Feed>, adopt: bool, faults: &mut Faults) -> Vec<FeedSettings> {
+    let mut feeds = Vec::with_capacity(raw.len());
+    for (at, raw) in raw.into_iter().enumerate() {
+        let read = FeedSettings::try_from(raw).map_err(|faults| {
+            let place = |fault: Fault| {
+                let path = format!("feed[{at}].{}", fault.key);
+                if fault.missing { Fault { key: path, ..fault } } else { fault }
+            };
+            faults.into_iter().map(place).collect()
+        });
+        let Some(mut feed) = faults.section(read) else { continue };
+        if let Role::Region(Mirror { checkout: Checkout::InPlace { adopt: wanted, .. }, .. }) =
+            &mut feed.role
+        {
+            *wanted = adopt;
+        }
+        feeds.push(feed);
+    }
+    feeds
+}
+
+impl TryFrom<file::Feed> for FeedSettings {
+    type Error = Vec<Fault>;
+
+    fn try_from(raw: file::Feed) -> Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let name: FeedName = faults.parse("name", raw.name.as_ref()).unwrap_or_default();
+        let in_place = checkout(raw.checkout.as_ref(), &mut faults);
+        let upstream: Option<BaseUrl> = faults.parse("upstream", raw.upstream.as_ref());
+        let mirrored = raw.upstream.is_some();
+        let dir = raw.dir.clone().map(Spanned::into_inner);
+        if dir.is_none() && (in_place || !mirrored) {
+            let message = format!("feed \"{name}\" has no dir, its deployment directory");
+            faults.0.push(Fault::missing("dir", message).near(raw.name.as_ref()));
+        }
+        let dir = dir.unwrap_or_default();
+        let upstream_feed = faults
+            .parse("upstream_feed", raw.upstream_feed.as_ref())
+            .unwrap_or_else(|| name.clone());
+        let primary = faults.section(Primary::try_from((raw, dir.clone())));
+        let checkout =
+            if in_place { Checkout::InPlace { dir, adopt: false } } else { Checkout::None };
+        let role = match upstream {
+            Some(upstream) => Some(Role::Region(Mirror { upstream, upstream_feed, checkout })),
+            None => primary.map(Role::Primary),
+        };
+        match role {
+            Some(role) if faults.0.is_empty() => Ok(FeedSettings { name, role }),
+            _ => Err(faults.0),
+        }
+    }
+}
+
+/// Whether a mirrored feed is checked out in its directory.
+fn checkout(value: Option<&Spanned<String>>, faults: &mut Faults) -> bool {
+    let known = |text: &String| match text.as_str() {
+        "in-place" => Ok(true),
+        "none" => Ok(false),
+        _ => Err(format!("\"{text}\" is not a way to check out; there are in-place and none")),
+    };
+    faults.read("checkout", value, known).unwrap_or(true)
+}
+
+impl TryFrom<(file::Feed, PathBuf)> for Primary {
+    type Error = Vec<Fault>;
+
+    fn try_from((raw, dir): (file::Feed, PathBuf)) -> Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let large_file: Option<ByteSize> = faults.parse("large_file", raw.large_file.as_ref());
+        let quiet = [Duration::ZERO, 3_600 * SECOND];
+        let off = raw.guard.off;
+        let kept = raw.metadata.and_then(|kept| faults.section(Keep::try_from(kept)));
+        let guard = faults.section(Guard::try_from(raw.guard));
+        let primary = Primary {
+            dir,
+            profile: faults.parse::<Profile>("profile", raw.profile.as_ref()),
+            large_file: large_file.map_or(LARGE_FILE, ByteSize::bytes),
+            metadata: kept.unwrap_or_default(),
+            quiet: faults.duration("settle.quiet", raw.settle.quiet.as_ref(), quiet, 2 * SECOND),
+            guard: guard.filter(|_| !off),
+        };
+        faults.done(primary)
+    }
+}
+
+impl TryFrom<file::Kept> for Keep {
+    type Error = Vec<Fault>;
+
+    fn try_from(raw: file::Kept) -> Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let mut kept = Keep::NONE;
+        for name in raw.0 {
+            faults.read("metadata", Some(&name), |name| {
+                *match name.as_str() {
+                    "mode" => &mut kept.mode,
+                    "mtime" => &mut kept.mtime,
+                    "empty-dirs" => &mut kept.empty_dirs,
+                    "owner" => &mut kept.owner,
+                    "xattrs" => &mut kept.xattrs,
+                    _ => {
+                        let all = "mode, mtime, empty-dirs, owner, xattrs";
+                        return Err(format!("\"{name}\" cannot be kept; there are {all}"));
+                    }
+                } = true;
+                Ok(())
+            });
+        }
+        faults.done(kept)
+    }
+}
+
+impl TryFrom<file::Guard> for Guard {
+    type Error = Vec<Fault>;
+
+    fn try_from(raw: file::Guard) -> Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let percent = |percent: &u64| match u8::try_from(*percent) {
+            Ok(percent @ 1..=100) => Ok(percent),
+            _ => Err(format!("{percent} is not between 1 and 100")),
+        };
+        let files = |files: &u64| if *files > 0 { Ok(*files) } else { Err("it is at least 1") };
+        let window = [SECOND, 7 * DAY];
+        let guard = Guard {
+            max_delete_percent: faults
+                .read("guard.max_delete_percent", raw.max_delete_percent.as_ref(), percent)
+                .unwrap_or(50),
+            min_delete_files: faults
+                .read("guard.min_delete_files", raw.min_delete_files.as_ref(), files)
+                .unwrap_or(50),
+            window: faults.duration("guard.window", raw.window.as_ref(), window, 600 * SECOND),
+        };
+        faults.done(guard)
+    }
+}
+
+/// A region's label is its name; a primary's that of its host.
+fn default_label(region: Option<&RegionName>) -> Label {
+    let name = region.map_or_else(place::host_name, ToString::to_string);
+    name.parse().unwrap_or_else(|_| "depsync".parse().expect("it is a label"))
+}

@@ -1,0 +1,191 @@
+//! depsync.toml as it is written: shapes for serde, and a reader that finds all faults.
+//!
+//! Every value is optional and keeps its place in the text; what it must be is `convert`'s matter.
+//! Unknown keys and wrong types are faults; the faulty key is then taken out and the rest read
+//! again, so that one fault never hides the next.
+
+use std::{ops::Range, path::Path, path::PathBuf};
+
+use serde::Deserialize;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue, Deserializer},
+};
+
+use super::{Flags, fault::Fault};
+
+/// A value with its place in the text.
+pub(super) type Value<T> = Option<Spanned<T>>;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    pub(super) node: Value<String>,
+    pub(super) listen: Value<String>,
+    pub(super) advertise: Value<String>,
+    pub(super) state_dir: Value<PathBuf>,
+    pub(super) regions: Value<PathBuf>,
+    pub(super) proxies: Vec<Spanned<String>>,
+    pub(super) poll: Value<String>,
+    pub(super) region: Region,
+    pub(super) bandwidth: Bandwidth,
+    pub(super) feed: Vec<Feed>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Region {
+    pub(super) name: Value<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Bandwidth {
+    pub(super) total: Value<String>,
+    pub(super) downloads: Value<String>,
+    pub(super) replication: Value<String>,
+    pub(super) per_client: Value<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Feed {
+    pub(super) name: Value<String>,
+    pub(super) dir: Value<PathBuf>,
+    pub(super) profile: Value<String>,
+    pub(super) large_file: Value<String>,
+    pub(super) metadata: Option<Kept>,
+    pub(super) settle: Settle,
+    pub(super) guard: Guard,
+    pub(super) upstream: Value<String>,
+    #[expect(clippy::struct_field_names, reason = "it is the key's name")]
+    pub(super) upstream_feed: Value<String>,
+    pub(super) checkout: Value<String>,
+}
+
+/// Names of what is kept besides the content.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Kept(pub(super) Vec<Spanned<String>>);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Settle {
+    pub(super) quiet: Value<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Guard {
+    pub(super) max_delete_percent: Value<u64>,
+    pub(super) min_delete_files: Value<u64>,
+    pub(super) window: Value<String>,
+    pub(super) off: bool,
+}
+
+/// What a text holds.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    pub(super) file: File,
+    pub(super) faults: Vec<Fault>,
+    /// The keys that are left out of `file` for their faults, as in `feed[0].dir`: that they are
+    /// then missing is no news.
+    pub(super) unread: Vec<String>,
+}
+
+/// Reads the text; a key that cannot be read is left out and among the faults. What is not TOML at
+/// all is an error, with all its faults.
+pub(super) fn read(text: &str) -> Result<Read, Vec<Fault>> {
+    let (mut table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        return Err(errors.iter().map(|error| fault("", error)).collect());
+    }
+    let mut read = Read::default();
+    loop {
+        let error = match File::deserialize(Deserializer::from(table.clone())) {
+            Ok(file) => return Ok(Read { file, ..read }),
+            Err(error) => error,
+        };
+        let Some(key) = error.span().and_then(|span| take_out(table.get_mut(), &span)) else {
+            read.faults.push(fault("", &error));
+            return Err(read.faults);
+        };
+        read.faults.push(fault(key.split("].").last().unwrap_or_default(), &error));
+        read.unread.push(key);
+    }
+}
+
+fn fault(key: &str, error: &toml::de::Error) -> Fault {
+    let fault = match error.message().strip_prefix("unknown field") {
+        Some(rest) => Fault::new("", format!("unknown key{rest}")),
+        None => Fault::new(key, error.message()),
+    };
+    match error.span() {
+        Some(span) => fault.at(span),
+        None => fault,
+    }
+}
+
+/// Removes the innermost key that an error points at, itself or by its value; says which it was.
+fn take_out(table: &mut DeTable<'_>, span: &Range<usize>) -> Option<String> {
+    let inner = table.iter_mut().find_map(|(key, value)| {
+        let below = take_out_below(value.get_mut(), span)?;
+        Some(format!("{}{below}", key.get_ref()))
+    });
+    if inner.is_some() {
+        return inner;
+    }
+    let within = |whole: Range<usize>| whole.start <= span.start && span.end <= whole.end;
+    let mut keys = table.iter();
+    let (key, _) = keys.find(|(key, value)| within(key.span()) || within(value.span()))?;
+    let key = key.clone();
+    table.remove(&key);
+    Some(key.into_inner().into_owned())
+}
+
+/// The same below a value; what is said begins with how it hangs together.
+fn take_out_below(value: &mut DeValue<'_>, span: &Range<usize>) -> Option<String> {
+    match value {
+        DeValue::Table(table) => take_out(table, span).map(|key| format!(".{key}")),
+        DeValue::Array(items) => items.iter_mut().enumerate().find_map(|(at, item)| {
+            take_out_below(item.get_mut(), span).map(|below| format!("[{at}]{below}"))
+        }),
+        _ => None,
+    }
+}
+
+impl File {
+    /// Makes every path absolute: relative ones are meant from `base`.
+    pub(super) fn relative_to(mut self, base: &Path) -> Self {
+        let paths = [&mut self.state_dir, &mut self.regions];
+        let dirs = self.feed.iter_mut().map(|feed| &mut feed.dir);
+        for path in paths.into_iter().chain(dirs).flatten() {
+            *path.get_mut() = base.join(path.get_ref());
+        }
+        self
+    }
+}
+
+impl From<Flags> for File {
+    fn from(flags: Flags) -> Self {
+        fn given<T>(value: Option<T>) -> Value<T> {
+            value.map(|value| Spanned::new(0..0, value))
+        }
+        File {
+            node: given(flags.node),
+            listen: given(flags.listen),
+            advertise: given(flags.advertise),
+            state_dir: given(flags.state),
+            regions: given(flags.regions),
+            region: Region { name: given(flags.name) },
+            feed: vec![Feed {
+                name: given(flags.feed),
+                dir: given(Some(flags.dir)),
+                profile: given(flags.profile),
+                upstream: given(flags.upstream),
+                ..Feed::default()
+            }],
+            ..File::default()
+        }
+    }
+}

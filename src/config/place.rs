@@ -1,0 +1,25 @@
+//! Where things are when nobody says: the state directory and the host's name.
+//!
+//! The only place that reads the environment.
+
+use std::path::PathBuf;
+
+/// `/var/lib/depsync` as root, else `$XDG_STATE_HOME/depsync`, else `~/.local/state/depsync`.
+#[must_use]
+pub fn default_state_dir() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/depsync");
+    }
+    let absolute =
+        |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib"))
+        .join("depsync")
+}
+
+/// The host's name, as `uname` has it.
+#[must_use]
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

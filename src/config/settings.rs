@@ -1,0 +1,163 @@
+//! The validated whole that a daemon is started with.
+//!
+//! Paths are absolute, names and addresses parsed, every number within its bounds: whoever holds a
+//! [`Settings`] asks nothing of it again.
+
+use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, str::FromStr, time::Duration};
+
+use ipnet::IpNet;
+
+use crate::model::{FeedName, Keep, Label, Profile, RatePlan, RegionName, RegionTable};
+
+/// What one daemon does.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What people call this node.
+    pub node: Label,
+    /// Where it listens; port 0: any free one.
+    pub listen: SocketAddr,
+    /// The URL under which others reach it; absent: made from `listen`, at a region from the
+    /// address that the upstream sees.
+    pub advertise: Option<BaseUrl>,
+    /// Where everything is kept that is not the deployment directories.
+    pub state_dir: PathBuf,
+    /// The region table's file.
+    pub regions: Option<PathBuf>,
+    /// What it holds; empty without a file.
+    pub region_table: RegionTable,
+    /// The region that this node serves; there where any feed has an upstream.
+    pub region: Option<RegionName>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub proxies: Vec<IpNet>,
+    /// A primary: time between scans of folders without events; a region: between questions for
+    /// the head, behind the heartbeats.
+    pub poll: Duration,
+    /// The feeds, at least one, with unique names.
+    pub feeds: Vec<FeedSettings>,
+    /// Limits on what this node sends.
+    pub bandwidth: RatePlan,
+    /// Asks for no tokens at all; without it `listen` is a loopback address.
+    pub insecure: bool,
+}
+
+/// One feed at this node.
+#[derive(Debug, Clone)]
+pub struct FeedSettings {
+    /// Its name here.
+    pub name: FeedName,
+    /// Whether it is owned here or mirrored.
+    pub role: Role,
+}
+
+impl FeedSettings {
+    /// Its deployment directory; none for a mirror without a checkout.
+    #[must_use]
+    pub fn dir(&self) -> Option<&Path> {
+        match &self.role {
+            Role::Primary(primary) => Some(&primary.dir),
+            Role::Region(Mirror { checkout: Checkout::InPlace { dir, .. }, .. }) => Some(dir),
+            Role::Region(_) => None,
+        }
+    }
+}
+
+/// What this node is to a feed.
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// It owns the feed.
+    Primary(Primary),
+    /// It mirrors the feed from an upstream.
+    Region(Mirror),
+}
+
+/// A feed that is owned here.
+#[derive(Debug, Clone)]
+pub struct Primary {
+    /// The watched folder.
+    pub dir: PathBuf,
+    /// What the server in that folder itself writes there.
+    pub profile: Option<Profile>,
+    /// From this size on a file is an object, in bytes.
+    pub large_file: u64,
+    /// What is kept besides content, type and the executable bit.
+    pub metadata: Keep,
+    /// How long a file must rest where no lease can tell whether it is being written.
+    pub quiet: Duration,
+    /// When deletions are held; absent: never.
+    pub guard: Option<Guard>,
+}
+
+/// A feed that is mirrored here.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    /// Where it comes from.
+    pub upstream: BaseUrl,
+    /// Its name there.
+    pub upstream_feed: FeedName,
+    /// Where its files are put.
+    pub checkout: Checkout,
+}
+
+/// Where a mirrored feed's files are put.
+#[derive(Debug, Clone)]
+pub enum Checkout {
+    /// Into the deployment directory, path by path.
+    InPlace {
+        /// The directory.
+        dir: PathBuf,
+        /// Move aside what lies there and differs, instead of stopping.
+        adopt: bool,
+    },
+    /// Nowhere: history and objects only.
+    None,
+}
+
+/// When a batch of deletions waits for approval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guard {
+    /// More than this share of the files, 1 to 100.
+    pub max_delete_percent: u8,
+    /// And at least so many.
+    pub min_delete_files: u64,
+    /// Summed over this time.
+    pub window: Duration,
+}
+
+/// The URL of a node: `http` or `https`, a host, perhaps a port, and nothing behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseUrl(String);
+
+impl BaseUrl {
+    /// The URL, without a slash at its end.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for BaseUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fault = |why: &str| {
+            format!("\"{text}\" is not the URL of a node, as in http://hub.example:7873: {why}")
+        };
+        if !["http://", "https://"].iter().any(|scheme| text.starts_with(scheme)) {
+            return Err(fault("it begins with neither http:// nor https://"));
+        }
+        let url = reqwest::Url::parse(text).map_err(|error| fault(&error.to_string()))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(fault("it holds a user name or a password"));
+        }
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+            return Err(fault("nothing may follow the host and port"));
+        }
+        Ok(Self(url.as_str().trim_end_matches('/').to_owned()))
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,552 @@
+//! The only place that assembles: opens, binds, spawns, drains.
+//!
+//! A start takes the state directory's lock, opens what each feed needs, binds the port, and only
+//! then runs the stages: one origin or replica for each feed, and the edge. A stage that ends
+//! early, by error or panic, ends the daemon with a non-zero exit code. A stop ends intake first,
+//! lets running jobs finish, and does not wait for ever.
+
+use std::{
+    collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bus::{Board, Desk},
+    config::{self, Checkout, FeedSettings, Mirror, Primary, Role, Settings},
+    disk::{self, Aside, Root},
+    ledger::{
+        self, Decisions, Ledger,
+        state_dir::{self, StateDir},
+    },
+    model::{FeedName, Keep, RelPath},
+    origin, replica, serve,
+    store::{self, Store},
+    sys,
+};
+
+/// How long a stop waits for the stages.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// The largest upload, in bytes: beyond it a copy into the folder is the better way.
+const MAX_UPLOAD: u64 = 16 << 30;
+
+/// Exit code for a configuration, directory, state or port that cannot be used (`EX_CONFIG`).
+const UNUSABLE: u8 = 78;
+
+/// Why the daemon did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] state_dir::Error),
+    /// The ledger or the decisions file.
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+    /// A feed's repository.
+    #[error("feed \"{feed}\": {source}")]
+    Store {
+        /// The feed.
+        feed: FeedName,
+        /// What is wrong with it.
+        source: store::Error,
+    },
+    /// A deployment directory.
+    #[error("feed \"{feed}\": {source}")]
+    Directory {
+        /// The feed.
+        feed: FeedName,
+        /// What is wrong with it.
+        source: disk::Error,
+    },
+    /// The port.
+    #[error(
+        "cannot listen on {address}: {source}; choose another with --listen, or stop what listens there"
+    )]
+    Listen {
+        /// As asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Threads or signals cannot be had.
+    #[error("the system refused what the daemon needs: {0}")]
+    System(#[from] std::io::Error),
+    /// Requests to other nodes cannot be made.
+    #[error("the HTTP client cannot be set up: {0}")]
+    Client(#[from] reqwest::Error),
+    /// The upstream's address.
+    #[error("feed \"{feed}\": the upstream {url} is not a URL")]
+    Upstream {
+        /// The feed.
+        feed: FeedName,
+        /// As configured.
+        url: String,
+    },
+    /// A primary's stage.
+    #[error("feed \"{feed}\": {source}")]
+    Origin {
+        /// The feed.
+        feed: FeedName,
+        /// Why it ended.
+        source: origin::Error,
+    },
+    /// A mirror's stage.
+    #[error("feed \"{feed}\": {source}")]
+    Replica {
+        /// The feed.
+        feed: FeedName,
+        /// Why it ended.
+        source: replica::Error,
+    },
+    /// The edge.
+    #[error(transparent)]
+    Serve(#[from] serve::Error),
+    /// A stage panicked or ended without a reason.
+    #[error("{0} ended unexpectedly: this is a fault of the program; its log says more")]
+    Ended(String),
+}
+
+impl Error {
+    /// The exit code of the process.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::State(_)
+            | Error::Ledger(_)
+            | Error::Store { .. }
+            | Error::Directory { .. }
+            | Error::Upstream { .. }
+            | Error::Listen { .. } => UNUSABLE,
+            Error::Replica { source, .. } => source.exit_code(),
+            _ => 1,
+        }
+    }
+}
+
+/// Runs a node until it is told to stop (SIGTERM or SIGINT).
+///
+/// # Errors
+/// When it cannot start, or a stage ended early.
+pub fn run(settings: Settings) -> Result<(), Error> {
+    let state = StateDir::open(&settings.state_dir)?;
+    // A second call in one process finds the provider there.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = Builder::new_multi_thread().enable_all().thread_name("edge").build()?;
+    let result = runtime.block_on(async {
+        let signals = Signals::new()?;
+        Node::open(settings, state)?.run(signals).await
+    });
+    abandon(runtime);
+    result
+}
+
+/// Whatever still blocks a thread by now would hold up the exit for ever.
+fn abandon(runtime: Runtime) {
+    runtime.shutdown_timeout(Duration::from_secs(1));
+}
+
+/// A node whose parts are open and whose stages do not run yet.
+struct Node {
+    settings: Settings,
+    state: StateDir,
+    ledger: Arc<Ledger>,
+    decisions: Arc<Decisions>,
+    feeds: Vec<Feed>,
+}
+
+/// One feed, opened.
+struct Feed {
+    settings: FeedSettings,
+    desk: Arc<Desk>,
+    root: Option<Arc<Root>>,
+}
+
+impl Node {
+    fn open(settings: Settings, state: StateDir) -> Result<Self, Error> {
+        let ledger = Arc::new(Ledger::open(&state.ledger())?);
+        let decisions = Arc::new(Decisions::load(&state.decisions())?);
+        let open = |feed: &FeedSettings| Feed::open(feed, &state, &decisions);
+        let feeds = settings.feeds.iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Self { settings, state, ledger, decisions, feeds })
+    }
+
+    async fn run(self, signals: Signals) -> Result<(), Error> {
+        let listen = self.settings.listen;
+        let refused = |source| Error::Listen { address: listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(refused)?;
+        let address = listener.local_addr()?;
+        let stop = CancellationToken::new();
+        let mut stages = Stages::new(stop.clone());
+        let edge = serve::Edge::new(self.edge(address)?);
+        for feed in &self.feeds {
+            feed.tidy(&self.state)?;
+        }
+        for feed in &self.feeds {
+            match &feed.settings.role {
+                Role::Primary(primary) => self.spawn_origin(feed, primary, &mut stages)?,
+                Role::Region(mirror) => self.spawn_replica(feed, mirror, address, &mut stages)?,
+            }
+            stages.spawn(keep_bindings(
+                Arc::clone(&feed.desk),
+                Arc::clone(&self.decisions),
+                stop.clone(),
+            ));
+        }
+        let served = serve::run(listener, Arc::clone(&edge), stop.clone());
+        stages.spawn(async { served.await.map_err(Error::from) });
+        stages.spawn(reload(signals.hangup, self.settings.regions.clone(), edge, stop.clone()));
+        self.state.write_address(&address.to_string())?;
+        tracing::info!(node = %self.settings.node, id = %self.state.node(), "listening on http://{address}");
+        stages.run_until(signals.stop).await
+    }
+
+    fn edge(&self, address: SocketAddr) -> Result<serve::Setup, Error> {
+        let settings = &self.settings;
+        let advertise = self.advertise(address);
+        let own_host =
+            reqwest::Url::parse(&advertise).ok().and_then(|url| Some(url.host_str()?.to_owned()));
+        let access = serve::Access {
+            insecure: settings.insecure,
+            admin_token: serve::Secret::new(self.state.admin_token()?),
+            own_hosts: own_host.into_iter().collect(),
+        };
+        let intakes = self.feeds.iter().filter_map(Feed::intake).collect::<BTreeMap<_, _>>();
+        Ok(serve::Setup {
+            board: Board::new(self.feeds.iter().map(|feed| Arc::clone(&feed.desk))),
+            node: self.state.node().clone(),
+            label: settings.node.clone(),
+            advertise,
+            access,
+            proxies: settings.proxies.clone(),
+            regions: settings.region_table.clone(),
+            bandwidth: settings.bandwidth.clone(),
+            intakes,
+            max_upload: MAX_UPLOAD,
+            ledger: Arc::clone(&self.ledger),
+        })
+    }
+
+    /// As configured; else where it listens, by the host's name if that is everywhere.
+    fn advertise(&self, address: SocketAddr) -> String {
+        match &self.settings.advertise {
+            Some(url) => url.as_str().to_owned(),
+            None if address.ip().is_unspecified() => {
+                format!("http://{}:{}", config::host_name(), address.port())
+            }
+            None => format!("http://{address}"),
+        }
+    }
+
+    fn spawn_origin(
+        &self,
+        feed: &Feed,
+        primary: &Primary,
+        stages: &mut Stages,
+    ) -> Result<(), Error> {
+        let name = feed.settings.name.clone();
+        let root = Arc::clone(feed.root.as_ref().expect("a primary has a directory"));
+        let setup = origin::Setup {
+            feed: name.clone(),
+            root,
+            store: Arc::clone(&feed.desk.store),
+            ledger: Arc::clone(&self.ledger),
+            decisions: Arc::clone(&self.decisions),
+            desk: Arc::clone(&feed.desk),
+            node: self.state.node().clone(),
+            label: self.settings.node.clone(),
+            state: self.state.feed(&name),
+            options: origin::Options {
+                large_file: primary.large_file,
+                keep: primary.metadata,
+                profile: primary.profile,
+                quiet: primary.quiet,
+                poll: self.settings.poll,
+                guard: rules(primary.guard),
+            },
+        };
+        let failed = move |source| Error::Origin { feed: name.clone(), source };
+        let origin = origin::start(setup).map_err(&failed)?;
+        let stop = origin.stop();
+        let name = format!("origin-{}", feed.settings.name);
+        stages.spawn_thread(name, move || origin.run().map_err(failed), move || stop.stop())
+    }
+
+    fn spawn_replica(
+        &self,
+        feed: &Feed,
+        mirror: &Mirror,
+        address: SocketAddr,
+        stages: &mut Stages,
+    ) -> Result<(), Error> {
+        let name = feed.settings.name.clone();
+        let wrong = |_| Error::Upstream { feed: name.clone(), url: mirror.upstream.to_string() };
+        let upstream = reqwest::Url::parse(mirror.upstream.as_str()).map_err(wrong)?;
+        let setup = replica::Setup {
+            desk: Arc::clone(&feed.desk),
+            state: self.state.feed(&name),
+            root: feed.root.clone(),
+            keep: Keep::ALL,
+            adopt: matches!(mirror.checkout, Checkout::InPlace { adopt: true, .. }),
+            upstreams: vec![upstream],
+            upstream_feed: mirror.upstream_feed.clone(),
+            token: None,
+            http: http_client()?,
+            poll: self.settings.poll,
+            node: self.state.node().clone(),
+            label: self.settings.node.clone(),
+            region: self.settings.region.clone(),
+            advertise: self.own_url(address),
+            port: Some(address.port()),
+        };
+        let run = replica::run(setup, stages.stop.clone());
+        stages.spawn(
+            async move { run.await.map_err(|source| Error::Replica { feed: name, source }) },
+        );
+        Ok(())
+    }
+
+    /// Where others reach a region: as configured, else where it listens if that says it; otherwise
+    /// the upstream knows from which address we come.
+    fn own_url(&self, address: SocketAddr) -> Option<String> {
+        match &self.settings.advertise {
+            Some(url) => Some(url.as_str().to_owned()),
+            None => (!address.ip().is_unspecified()).then(|| format!("http://{address}")),
+        }
+    }
+}
+
+impl Feed {
+    fn open(
+        settings: &FeedSettings,
+        state: &StateDir,
+        decisions: &Decisions,
+    ) -> Result<Self, Error> {
+        let feed = settings.name.clone();
+        let root = settings.dir().map(open_root).transpose();
+        let root = root.map_err(|source| Error::Directory { feed: feed.clone(), source })?;
+        let store = Store::open(&state.feed(&feed));
+        let store = Arc::new(store.map_err(|source| Error::Store { feed: feed.clone(), source })?);
+        let bindings = decisions.feed(&feed).bindings;
+        let desk = Arc::new(Desk::new(feed, store, bindings));
+        Ok(Self { settings: settings.clone(), desk, root })
+    }
+
+    /// Removes what killed uploads and checkouts left in the directory, and what has lain aside for
+    /// long enough; says what it drops.
+    fn tidy(&self, state: &StateDir) -> Result<(), Error> {
+        let Some(root) = &self.root else { return Ok(()) };
+        let feed = &self.settings.name;
+        let failed = |source| Error::Directory { feed: feed.clone(), source };
+        let mut aside = Aside::new(&state.feed(feed).join("aside"));
+        let swept = root.sweep(&mut aside).map_err(failed)?;
+        if swept.removed > 0 || !swept.set_aside.is_empty() {
+            let (removed, set_aside) = (swept.removed, swept.set_aside.len());
+            tracing::info!(%feed, removed, set_aside, "tidied up after a run that was cut off");
+        }
+        let keep = Duration::from_secs(86_400 * disk::KEEP_DAYS);
+        for dropped in aside.trim(sys::now(), keep, disk::MAX_BYTES).map_err(failed)? {
+            let (files, bytes) = (dropped.notes.len(), dropped.bytes);
+            tracing::info!(%feed, files, bytes, "dropped what had lain aside for long");
+        }
+        Ok(())
+    }
+
+    /// Uploads go where the feed is owned.
+    fn intake(&self) -> Option<(FeedName, serve::Intake)> {
+        let Role::Primary(primary) = &self.settings.role else { return None };
+        let (profile, root) = (primary.profile, Arc::clone(self.root.as_ref()?));
+        let watched = Arc::clone(&root);
+        let left_out = Box::new(move |path: &RelPath| origin::left_out(&watched, profile, path));
+        Some((self.settings.name.clone(), serve::Intake { root, left_out }))
+    }
+}
+
+/// No guard in the settings: the operator switched it off.
+fn rules(guard: Option<config::Guard>) -> origin::Rules {
+    match guard {
+        None => origin::Rules { off: true, ..origin::Rules::default() },
+        Some(guard) => origin::Rules {
+            max_delete_percent: u64::from(guard.max_delete_percent),
+            min_delete_files: usize::try_from(guard.min_delete_files).unwrap_or(usize::MAX),
+            window: guard.window,
+            off: false,
+        },
+    }
+}
+
+fn open_root(dir: &std::path::Path) -> Result<Arc<Root>, disk::Error> {
+    let root = Root::open(dir)?;
+    root.lock()?;
+    Ok(Arc::new(root))
+}
+
+/// No total time-out: whoever uses it watches progress.
+fn http_client() -> Result<reqwest::Client, Error> {
+    let client = reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(10))
+        .redirect(reqwest::redirect::Policy::none())
+        .tcp_nodelay(true)
+        .user_agent(concat!("depsync/", env!("CARGO_PKG_VERSION")));
+    Ok(client.build()?)
+}
+
+/// Which node serves which region outlives a restart.
+async fn keep_bindings(
+    desk: Arc<Desk>,
+    decisions: Arc<Decisions>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let mut changes = desk.bindings.subscribe();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            changed = changes.changed() => if changed.is_err() { return Ok(()) },
+        }
+        let bindings = changes.borrow_and_update().clone();
+        let (decisions, feed) = (Arc::clone(&decisions), desk.feed.clone());
+        let kept = move || decisions.update_feed(&feed, |kept| kept.bindings = bindings);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a file of kilobytes, when a region is bound"
+        )]
+        let kept = tokio::task::spawn_blocking(kept).await;
+        kept.map_err(|panic| Error::Ended(panic.to_string()))??;
+    }
+}
+
+/// SIGHUP reads the region table again; a wrong one is said and the old one stays.
+async fn reload(
+    mut hangup: Signal,
+    regions: Option<PathBuf>,
+    edge: Arc<serve::Edge>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = hangup.recv() => {}
+        }
+        let Some(path) = &regions else { continue };
+        match config::region_xml::read(path) {
+            Ok(table) => {
+                edge.set_regions(table);
+                tracing::info!("{} was read again", path.display());
+            }
+            Err(error) => tracing::error!("the region table stays as it was: {error}"),
+        }
+    }
+}
+
+/// The signals that the daemon minds.
+struct Signals {
+    stop: Stop,
+    hangup: Signal,
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Error> {
+        let stop = Stop {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
+        Ok(Self { stop, hangup: signal(SignalKind::hangup())? })
+    }
+}
+
+impl Stop {
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// What runs. Each task ends only after `stop`, or the daemon ends with it.
+struct Stages {
+    tasks: JoinSet<Result<(), Error>>,
+    stop: CancellationToken,
+}
+
+impl Stages {
+    fn new(stop: CancellationToken) -> Self {
+        Self { tasks: JoinSet::new(), stop }
+    }
+
+    fn spawn(&mut self, stage: impl Future<Output = Result<(), Error>> + Send + 'static) {
+        self.tasks.spawn(stage);
+    }
+
+    /// A stage of blocking code, on a thread of its own; `signal` asks it to end.
+    fn spawn_thread(
+        &mut self,
+        name: String,
+        stage: impl FnOnce() -> Result<(), Error> + Send + 'static,
+        signal: impl FnOnce() + Send + 'static,
+    ) -> Result<(), Error> {
+        let (done, mut ended) = oneshot::channel();
+        thread::Builder::new().name(name.clone()).spawn(move || done.send(stage()))?;
+        let stop = self.stop.clone();
+        self.spawn(async move {
+            let result = tokio::select! {
+                result = &mut ended => result,
+                () = stop.cancelled() => {
+                    signal();
+                    ended.await
+                }
+            };
+            // A panic drops the sender.
+            result.unwrap_or_else(|_| Err(Error::Ended(format!("the thread {name}"))))
+        });
+        Ok(())
+    }
+
+    /// Runs until a stop is asked for or a stage ends; then stops the others.
+    async fn run_until(mut self, mut stop: Stop) -> Result<(), Error> {
+        let first = tokio::select! {
+            () = stop.asked() => Ok(()),
+            ended = self.tasks.join_next() => early(ended),
+        };
+        tracing::info!("stopping");
+        self.stop.cancel();
+        let drained = tokio::time::timeout(DRAIN, self.drain());
+        match (first, drained.await) {
+            (Err(error), _) => Err(error),
+            (Ok(()), Ok(result)) => result,
+            (Ok(()), Err(_)) => {
+                Err(Error::Ended(format!("a stage that did not stop within {DRAIN:?}")))
+            }
+        }
+    }
+
+    async fn drain(&mut self) -> Result<(), Error> {
+        let mut first = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            let ended = ended.unwrap_or_else(|panic| Err(Error::Ended(panic.to_string())));
+            first = first.and(ended);
+        }
+        first
+    }
+}
+
+/// A stage ended before it was told to: always an error.
+fn early(ended: Option<Result<Result<(), Error>, tokio::task::JoinError>>) -> Result<(), Error> {
+    match ended {
+        Some(Ok(Err(error))) => Err(error),
+        Some(Err(panic)) => Err(Error::Ended(panic.to_string())),
+        Some(Ok(Ok(()))) | None => Err(Error::Ended("a stage".to_owned())),
+    }
+}

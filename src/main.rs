@@ -1,0 +1,5 @@
+//! The `depsync` program: arguments → configuration → daemon → exit code.
+
+fn main() -> std::process::ExitCode {
+    depsync::cli::main()
+}

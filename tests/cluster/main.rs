@@ -1,0 +1,21 @@
+//! Scenarios on real processes: what is done to a cluster, and what must be seen.
+//!
+//! Each file tells the scenarios of one stage; `world` starts and stops the nodes, `oracle` reads
+//! folders independently of the code under test. Other programs check where they can: `git`,
+//! `curl`, `sha256sum`.
+#![expect(
+    unreachable_pub,
+    clippy::pedantic,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "scenarios, read as stories"
+)]
+
+mod bad_input;
+mod crash;
+mod downloads;
+mod mirror;
+mod oracle;
+mod real_input;
+mod stock_clients;
+mod world;
