@@ -136,6 +136,9 @@ impl Error {
 /// When it cannot start, or a stage ended early.
 pub fn run(settings: Settings) -> Result<(), Error> {
     let state = StateDir::open(&settings.state_dir)?;
+    if let Err(error) = sys::allow_open_files() {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
     // A second call in one process finds the provider there.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = Builder::new_multi_thread().enable_all().thread_name("edge").build()?;

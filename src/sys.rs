@@ -18,6 +18,7 @@ use std::{
 use rustix::{
     fs::{Mode, OFlags, RenameFlags, ResolveFlags},
     io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
 /// The time of day. Whoever measures a duration takes `std::time::Instant`.
@@ -25,6 +26,16 @@ use rustix::{
 #[must_use]
 pub fn now() -> SystemTime {
     SystemTime::now()
+}
+
+/// Lets this process open as many files as the system allows it. The usual limit of 1,024 is there for
+/// programs that use `select`, and is less than a node with many packs and followers needs.
+///
+/// # Errors
+/// When the system refuses.
+pub fn allow_open_files() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
 }
 
 /// `fcntl`'s number for choosing the signal of a lease break (`libc` does not name it).
