@@ -78,8 +78,7 @@ impl Session<'_, '_> {
         let Some(deletions) = self.weigh(now)? else { return Ok(()) };
         match self.try_commit(now, deletions) {
             Ok(()) => {
-                self.retry = None;
-                self.report.last_error = None;
+                self.nothing_fails();
                 Ok(())
             }
             Err(error) if error.class() == Class::Transient => {
@@ -95,25 +94,32 @@ impl Session<'_, '_> {
         if self.halt.is_some() || self.new_root.is_some() {
             return Ok(false);
         }
+        if self.report.refused.is_some() {
+            self.retry = Some(Retry { at: now + FIRST_RETRY, wait: FIRST_RETRY });
+        }
+        Ok(self.report.refused.is_none())
+    }
+
+    /// A follower that is ahead of us, or on another line, has heard of a history that is not ours.
+    pub(super) fn check_followers(&mut self) -> Result<()> {
         // A promotion takes an epoch above all followers', and then they come to us.
         let epoch = self.epoch()?;
         let ahead = self.setup.desk.ahead();
         let ahead =
             ahead.filter(|follower| follower.fetched.is_none_or(|have| have.epoch >= epoch));
-        self.report.refused = ahead.map(|follower| {
+        let refused = ahead.map(|follower| {
+            let node = follower.hello.label;
             format!(
-                "node {} has a head that is not in this history: this node was restored from an older state, or another primary writes; nothing is published until `depsync promote` on the node that is right",
-                follower.hello.label
+                "node {node} has a head that is not in this history: this node was restored from an \
+                 older state, or another primary writes; nothing is published until `depsync promote` \
+                 on the node that is right"
             )
         });
-        if let Some(reason) = &self.report.refused {
-            if self.retry.is_none() {
-                tracing::error!(feed = %self.setup.feed, reason, "nothing is published");
-            }
-            self.retry = Some(Retry { at: now + FIRST_RETRY, wait: FIRST_RETRY });
-            return Ok(false);
+        if let (Some(reason), None) = (&refused, &self.report.refused) {
+            tracing::error!(feed = %self.setup.feed, reason, "nothing is published");
         }
-        Ok(true)
+        self.report.refused = refused;
+        Ok(())
     }
 
     fn epoch(&self) -> store::Result<u64> {
@@ -125,6 +131,7 @@ impl Session<'_, '_> {
     fn weigh(&mut self, now: Instant) -> Result<Option<bool>> {
         if !self.stage.deletes() {
             self.brake = Brake::Off;
+            self.guard.nothing_deleted();
             return Ok(Some(true));
         }
         let reading = self.is_reading();
@@ -253,10 +260,22 @@ impl Session<'_, '_> {
         self.retry = Some(Retry { at: now + wait, wait });
     }
 
+    /// Also when the changes that could not be committed are gone.
+    pub(super) fn nothing_fails(&mut self) {
+        self.retry = None;
+        self.report.last_error = None;
+    }
+
     /// The first scan is over and committed.
     pub(super) fn caught_up(&mut self) -> Result<()> {
         if let Some(took) = self.scan.finished() {
             tracing::debug!(feed = %self.setup.feed, ?took, "scanned everything");
+            if self.stage.is_empty() {
+                self.nothing_fails();
+            }
+            if !std::mem::take(&mut self.watch_failed) && self.watcher.is_some() {
+                self.unwatched = None;
+            }
         }
         if !self.catching_up || self.is_reading() || self.brake != Brake::Off {
             return Ok(());

@@ -72,15 +72,16 @@ impl Session<'_, '_> {
 
     /// Everything that was there when a sync was asked for is committed, or waits for somebody.
     pub(super) fn answer_syncs(&mut self) {
-        if self.syncs.is_empty() || self.is_reading() {
+        if self.syncs.is_empty() {
             return;
         }
-        let waits = self.hold.is_on() || self.stage.is_empty();
-        let done = match (&self.report.last_error, &self.report.refused) {
-            (Some(error), _) if self.retry.is_some() => Err(error.clone()),
-            (_, Some(refused)) => Err(refused.clone()),
-            _ if waits => Ok(()),
-            _ => return,
+        let failed = self.report.last_error.as_ref();
+        let rules = self.bad_ignore.as_ref().filter(|_| self.lacks_rules());
+        let halted = self.halt.as_ref().map(|halt| &halt.reason);
+        let done = match halted.or(rules).or(failed).or(self.report.refused.as_ref()) {
+            Some(reason) => Err(reason.clone()),
+            None if self.is_reading() || !(self.hold.is_on() || self.stage.is_empty()) => return,
+            None => Ok(()),
         };
         self.syncs.drain(..).for_each(|answer| reply(answer, done.clone()));
     }
@@ -166,9 +167,7 @@ impl Session<'_, '_> {
     fn approve_root(&mut self) -> Result<(), String> {
         let root = Root::open(self.root.path()).map_err(text)?;
         let id = root.id().map_err(text)?;
-        if id != self.root_id {
-            root.lock().map_err(text)?;
-        }
+        self.lock_root(&root, id).map_err(text)?;
         let mark = identity::to_mark(id);
         let update = |decided: &mut crate::ledger::decisions::Feed| decided.root = Some(mark);
         self.setup.decisions.update_feed(&self.setup.feed, update).map_err(text)?;

@@ -122,6 +122,11 @@ impl Guard {
         }
     }
 
+    /// The batch has no deletion any more: what was deleted has come back.
+    pub(super) fn nothing_deleted(&mut self) {
+        self.open = None;
+    }
+
     /// No deletion is held any more: from here on they are judged as ever.
     pub(super) fn nothing_held(&mut self) {
         self.resumed = false;
@@ -130,7 +135,7 @@ impl Guard {
     /// What becomes of a batch with deletions.
     pub(super) fn weigh(&mut self, now: Instant, load: &Load<'_>, after: &dyn After) -> Answer {
         if self.rules.off || load.pending.is_empty() {
-            self.open = None;
+            self.nothing_deleted();
             return Answer::Pass;
         }
         self.prune(now);

@@ -1,13 +1,13 @@
 //! Looks at touched paths and puts what it sees into the stage.
 //!
-//! Small files that events named are read here and now; what a scan found goes to the reading
-//! thread while that has room; large files go to theirs.
+//! Small files that events named are read here and now; what a scan found goes to a reading thread
+//! while that has room; what becomes an object always does.
 
 use std::time::{Duration, Instant};
 
 use super::{
     Result,
-    read::{FileSeen, Seen},
+    read::{FileSeen, LARGE, Seen},
     session::{Session, ignore_file},
     settle::{Lane, Look, Verdict},
     stage::Effect,
@@ -32,8 +32,10 @@ impl Session<'_, '_> {
                 self.readers.read(look);
                 continue;
             }
-            match self.reader.look(&look, false, &mut self.encoder) {
-                Seen::Large => self.readers.read_large(look),
+            // Not even a small object: making it durable takes as long as a commit.
+            let limit = self.setup.options.large_file.min(LARGE);
+            match self.reader.look(&look, limit, &mut self.encoder) {
+                Seen::Large(size) => self.readers.read_large(look, size),
                 seen => self.absorb(&look, seen)?,
             }
         }
@@ -45,8 +47,8 @@ impl Session<'_, '_> {
         let now = Instant::now();
         self.report.looked += 1;
         let effect = match seen {
-            Seen::Large => {
-                self.readers.read_large(look.clone());
+            Seen::Large(size) => {
+                self.readers.read_large(look.clone(), size);
                 return Ok(());
             }
             Seen::Later(verdict) => {

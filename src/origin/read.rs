@@ -28,7 +28,7 @@ use crate::{
 
 /// Files up to this size are read under the lease: their writer waits for it a millisecond at most.
 const LEASED: u64 = 1 << 20;
-/// Larger files are left to a thread of their own.
+/// Files from this size on are left to a thread of their own.
 pub(super) const LARGE: u64 = 4 << 20;
 
 /// What lies at a path.
@@ -41,8 +41,8 @@ pub(super) enum Seen {
     Special,
     /// A file or a link, read whole.
     File(Box<FileSeen>),
-    /// A file for the thread that reads large ones.
-    Large,
+    /// A file of this size, over the limit.
+    Large(u64),
     /// Not now.
     Later(Verdict),
 }
@@ -67,9 +67,9 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Reads what lies at a path. `large`: also a file that would keep others waiting. Whatever is
-    /// wrong with the path is a verdict.
-    pub(super) fn look(&self, look: &Look, large: bool, encoder: &mut Encoder) -> Seen {
+    /// Reads what lies at a path, but no file of `limit` bytes or more, which would keep others
+    /// waiting. Whatever is wrong with the path is a verdict.
+    pub(super) fn look(&self, look: &Look, limit: u64, encoder: &mut Encoder) -> Seen {
         let began = mtime(sys::now());
         let stat = match self.root.stat(&look.path) {
             Ok(Some(stat)) => stat,
@@ -82,7 +82,7 @@ impl Reader {
                 Err(error) => fault(error),
             },
             FileKind::Special => Seen::Special,
-            FileKind::File if stat.size >= LARGE && !large => Seen::Large,
+            FileKind::File if stat.size >= limit => Seen::Large(stat.size),
             FileKind::Symlink | FileKind::File => {
                 let at = At { look, stat, began };
                 self.whole(&at, encoder).unwrap_or_else(Seen::Later)

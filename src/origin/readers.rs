@@ -1,4 +1,5 @@
-//! Two threads beside the one that decides: one reads what scans find, one reads large files.
+//! Two threads beside the one that decides: one for what scans find and for objects, whose writing
+//! must be waited for, one for large files.
 //!
 //! So a first import uses two processors, and a small file never waits for a large one. What they
 //! read comes back through a channel that always has room for it, so that they never wait for the
@@ -14,7 +15,7 @@ use std::{
 };
 
 use super::{
-    read::{Reader, Seen},
+    read::{LARGE, Reader, Seen},
     settle::Look,
 };
 use crate::store::Encoder;
@@ -33,6 +34,15 @@ pub(super) struct Done {
 enum Desk {
     Small,
     Large,
+}
+
+impl Desk {
+    fn limit(self) -> u64 {
+        match self {
+            Desk::Small => LARGE,
+            Desk::Large => u64::MAX,
+        }
+    }
 }
 
 /// The threads, and what lies before them.
@@ -90,8 +100,11 @@ impl<'scope> Readers<'scope> {
         hand(&self.small, look);
     }
 
-    /// Gives a large file away; it waits for its turn.
-    pub(super) fn read_large(&mut self, look: Look) {
+    /// Gives a file of that size away; a large one waits for its turn.
+    pub(super) fn read_large(&mut self, look: Look, size: u64) {
+        if size < LARGE && self.has_room() {
+            return self.read(look);
+        }
         self.large_waiting.push_back(look);
         self.next_large();
     }
@@ -141,7 +154,7 @@ fn work(
 ) {
     let mut encoder = Encoder::default();
     while let Ok(look) = todo.recv() {
-        let seen = reader.look(&look, matches!(from, Desk::Large), &mut encoder);
+        let seen = reader.look(&look, from.limit(), &mut encoder);
         if answers.send(Done { look, seen, from }).is_err() {
             return;
         }

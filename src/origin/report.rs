@@ -98,7 +98,7 @@ impl Session<'_, '_> {
         if let Some(reason) = &self.report.refused {
             return ("refused", Some(reason.clone()));
         }
-        if self.retry.is_some() {
+        if self.report.last_error.is_some() {
             return ("failing", self.report.last_error.clone());
         }
         if self.catching_up {
@@ -165,7 +165,7 @@ impl Session<'_, '_> {
     }
 
     fn deletions_held(&self) -> Option<DeletionsHeld> {
-        let id = self.stage.list_id()?;
+        let id = self.stage.list_id()?.to_owned();
         let since = self.deletions_since.unwrap_or(self.report.began.0);
         Some(DeletionsHeld { id, files: self.stage.held().len(), since: self.report.time(since) })
     }

@@ -42,12 +42,18 @@ impl Scan {
     /// Everything is to be scanned: again from the start if that is under way.
     pub(super) fn all(&mut self) {
         if self.all {
-            self.all_again = true;
+            self.all_again |= self.folders.first() != Some(&RelPath::root());
             return;
         }
         self.all = true;
         self.began = Some(Instant::now());
         self.folders.insert(0, RelPath::root());
+    }
+
+    /// Whether a scan of everything has yet to begin. The root is put in below all others, and
+    /// nothing is ever put in below it.
+    pub(super) fn will_begin(&self) -> bool {
+        self.all_again || self.folders.first() == Some(&RelPath::root())
     }
 
     /// A folder is to be scanned, with all below it.

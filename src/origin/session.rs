@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     bus::board::Answer,
-    disk::{Event, FileSystem, Root, RootId, WatchError, Watcher},
+    disk::{self, Event, FileSystem, Root, RootId, WatchError, Watcher},
     ledger::{StatCache, decisions},
     model::{
         Names, RelPath,
@@ -45,6 +45,8 @@ pub(super) const MAX_STAGED: usize = 200_000;
 const SLICE: Duration = Duration::from_millis(2);
 /// How often a directory that is gone is looked for.
 const LOOK_FOR_ROOT: Duration = Duration::from_secs(1);
+/// How often what has no event is checked: a file system unmounted, a follower that is ahead.
+const CHECK: Duration = Duration::from_secs(5);
 /// After how many polls everything is scanned, folders with events too.
 const POLLS_PER_SCAN: u32 = 10;
 /// How long the stat cache waits to be written after a change.
@@ -74,6 +76,8 @@ pub(super) struct Session<'a, 'scope> {
     pub(super) watcher: Option<Watcher>,
     /// Why some folders have no events.
     pub(super) unwatched: Option<String>,
+    /// A folder could not be watched since the last scan of everything was over.
+    pub(super) watch_failed: bool,
     pub(super) names: Names,
     /// What is wrong with `.depsyncignore`: the rules before it go on.
     pub(super) bad_ignore: Option<String>,
@@ -154,6 +158,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
             file_system: root.file_system()?,
             watcher: None,
             unwatched: None,
+            watch_failed: false,
             names: Names::new(options.profile, b"").expect("our own patterns are sound"),
             bad_ignore: None,
             readers: Readers::start(scope, &reader, origin.wake())?,
@@ -199,6 +204,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
         let mark = identity::to_mark(self.root_id);
         self.setup.decisions.update_feed(&self.setup.feed, |feed| feed.root = Some(mark))?;
         self.hold.decided = decided.frozen.or(decided.hold);
+        self.hold.since = self.hold.decided.as_ref().map(|_| Instant::now());
         self.watch();
         // Before the first scan, which may have to wait for rules that can be used.
         self.watch_folder(&RelPath::root());
@@ -222,6 +228,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
 
     /// Folders without events are scanned, and people are told why.
     pub(super) fn cannot_watch(&mut self, error: &WatchError) {
+        self.watch_failed = true;
         if self.unwatched.is_none() {
             tracing::warn!(feed = %self.setup.feed, %error, "scanning instead of watching");
         }
@@ -312,10 +319,10 @@ impl<'a, 'scope> Session<'a, 'scope> {
 
     /// Something may have happened at a path.
     pub(super) fn touch(&mut self, path: &RelPath, lane: Lane) {
-        if self.settle.len() >= MAX_EVENTS {
-            self.rescan("more paths were touched than are kept");
-        } else {
+        if self.settle.len() < MAX_EVENTS && self.stage.len() < 2 * MAX_STAGED {
             self.settle.touch(path, lane);
+        } else if !self.scan.will_begin() {
+            self.rescan("more paths were touched than are kept");
         }
     }
 
@@ -328,11 +335,9 @@ impl<'a, 'scope> Session<'a, 'scope> {
     /// Does something that is due; false when everything waits.
     fn work(&mut self, now: Instant) -> Result<bool> {
         self.check_root(now)?;
-        if self.halt.is_some() {
-            return Ok(false);
-        }
-        if self.lacks_rules() {
+        if self.halt.is_some() || self.lacks_rules() {
             self.poll_rules(now);
+            self.answer_syncs();
             return Ok(false);
         }
         let looked = self.look(now, SLICE)?;
@@ -401,8 +406,9 @@ impl<'a, 'scope> Session<'a, 'scope> {
         next
     }
 
+    /// Rules that can be used again may come without an event.
     fn poll_rules(&mut self, now: Instant) {
-        if now >= self.next_poll {
+        if self.halt.is_none() && now >= self.next_poll {
             self.next_poll = now + self.setup.options.poll;
             self.names_changed();
         }
@@ -433,8 +439,9 @@ impl<'a, 'scope> Session<'a, 'scope> {
         if now < self.next_root_check {
             return Ok(());
         }
-        // Checked when an event says so, before each commit and with each poll; while halted, often.
-        self.next_root_check = now + self.setup.options.poll;
+        // Besides, when an event says so and before each commit.
+        self.next_root_check = now + CHECK;
+        self.check_followers()?;
         let id = match self.root.id_at_path() {
             Ok(id) => id,
             Err(error) => {
@@ -469,12 +476,15 @@ impl<'a, 'scope> Session<'a, 'scope> {
             self.halt(Halt::other_root(&root));
             return Ok(());
         }
-        if id != self.root_id {
-            root.lock()?;
-        }
+        self.lock_root(&root, id)?;
         tracing::info!(feed = %self.setup.feed, root = %root.path().display(), "the directory is back");
         self.new_root = Some(root);
         Ok(())
+    }
+
+    /// What this process holds already it must not ask for again: the lock is the opened file's.
+    pub(super) fn lock_root(&self, root: &Root, id: RootId) -> disk::Result<()> {
+        if id == self.root_id || id == self.setup.root.id()? { Ok(()) } else { root.lock() }
     }
 
     pub(super) fn halt(&mut self, halt: Halt) {

@@ -6,6 +6,7 @@
 //! here reads the disk or writes the store.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
@@ -64,6 +65,8 @@ pub(super) struct Stage {
     keep: Keep,
     changes: BTreeMap<RelPath, Staged>,
     held: BTreeSet<RelPath>,
+    /// The name of the list of those: found when asked for, forgotten when it changes.
+    list_id: OnceCell<String>,
     /// Deletions that a person let pass and that are not committed yet.
     approved: HashSet<RelPath>,
 }
@@ -107,6 +110,7 @@ impl Stage {
             keep,
             changes: BTreeMap::new(),
             held: BTreeSet::new(),
+            list_id: OnceCell::new(),
             approved: HashSet::new(),
         }
     }
@@ -134,7 +138,7 @@ impl Stage {
 
     /// A file or link lies at a path.
     pub(super) fn saw_file(&mut self, path: &RelPath, seen: &FileSeen) -> Result<Effect> {
-        self.held.remove(path);
+        self.exists(path);
         let before = self.in_head(path)?;
         if before.as_ref().is_some_and(|before| is_same(before, &seen.entry)) {
             self.withdraw_below(path);
@@ -164,7 +168,7 @@ impl Stage {
         if path.is_root() {
             return Ok(Effect::Same);
         }
-        self.held.remove(path);
+        self.exists(path);
         let before = self.in_head(path)?;
         let entry = Entry { kind: Kind::Dir, meta };
         let same = match &before {
@@ -181,6 +185,14 @@ impl Stage {
         let put = Some(Put { entry, file: None, is_new: false });
         self.changes.insert(path.clone(), Staged { put, lost: Vec::new() });
         Ok(Effect::Changed)
+    }
+
+    /// What exists is not deleted, whatever was said of it.
+    fn exists(&mut self, path: &RelPath) {
+        self.approved.remove(path);
+        if self.held.remove(path) {
+            self.list_id.take();
+        }
     }
 
     /// Nothing that a feed may hold lies at a path.
@@ -344,6 +356,7 @@ impl Stage {
 
     /// Takes these deletions out of the batch; they wait for a person.
     pub(super) fn hold(&mut self, files: &[RelPath]) {
+        self.list_id.take();
         let files: HashSet<_> = files.iter().collect();
         let is_held = |staged: &Staged| staged.lost.iter().any(|(file, _)| files.contains(file));
         let paths: Vec<_> = self
@@ -377,27 +390,31 @@ impl Stage {
     }
 
     /// The name of the list of deletions that wait: another list has another.
-    pub(super) fn list_id(&self) -> Option<String> {
+    pub(super) fn list_id(&self) -> Option<&str> {
         if self.held.is_empty() {
             return None;
         }
-        let mut hasher = Sha256::new();
-        for file in &self.held {
-            hasher.update(file.as_bytes());
-            hasher.update([0]);
-        }
-        let mut id = ObjectId::from_bytes(hasher.finalize().into()).to_string();
-        id.truncate(LIST_ID_LEN);
-        Some(id)
+        Some(self.list_id.get_or_init(|| {
+            let mut hasher = Sha256::new();
+            for file in &self.held {
+                hasher.update(file.as_bytes());
+                hasher.update([0]);
+            }
+            let mut id = ObjectId::from_bytes(hasher.finalize().into()).to_string();
+            id.truncate(LIST_ID_LEN);
+            id
+        }))
     }
 
     /// Lets the deletions pass that wait; a scan finds them again.
     pub(super) fn approve(&mut self) {
-        self.approved.extend(std::mem::take(&mut self.held));
+        let held = self.take_held();
+        self.approved.extend(held);
     }
 
     /// Forgets which deletions wait; returns them.
     pub(super) fn take_held(&mut self) -> BTreeSet<RelPath> {
+        self.list_id.take();
         std::mem::take(&mut self.held)
     }
 }

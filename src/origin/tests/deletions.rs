@@ -3,7 +3,14 @@
 use std::fs;
 
 use super::world::World;
-use crate::bus::board::{Approval, Request};
+use crate::{
+    bus::{
+        board::{Approval, Request},
+        frame::Hello,
+        roster::Caller,
+    },
+    model::{Head, Oid},
+};
 
 fn hundred(world: &World) {
     for number in 0..100 {
@@ -146,4 +153,27 @@ fn another_directory_is_taken_only_when_approved() {
     assert_eq!(held.files, 100, "its files are a mass delete still");
     approve(&world, &held.id).unwrap();
     world.wait_until_equal();
+}
+
+#[test]
+fn a_follower_that_is_ahead_stops_publishing() {
+    let world = World::new();
+    hundred(&world);
+    let before = world.head().unwrap();
+    let ahead = Head { seq: before.seq + 5, commit: Oid::from_bytes([9; 20]), ..before };
+    let hello = Hello {
+        protocol: 1,
+        node: "n2".parse().unwrap(),
+        label: "restored from".parse().unwrap(),
+        region: None,
+        url: None,
+        port: None,
+        have: None,
+        fetched: Some(ahead),
+    };
+    world.desk.register(Caller { hello, url: None, token: None }).unwrap();
+    world.write("new", "x");
+    world.wait("refused", |world| (world.state().state == "refused").then_some(()));
+    assert!(world.ask(Request::Sync).unwrap_err().contains("restored from"));
+    assert_eq!(world.head(), Some(before));
 }

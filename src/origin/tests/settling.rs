@@ -228,3 +228,16 @@ fn a_hold_file_does_the_same() {
     world.wait_until_equal();
     assert_eq!(world.seq(), 1);
 }
+
+#[test]
+fn a_burst_of_objects_is_taken_whole_while_small_files_go_on() {
+    let world = World::new();
+    for number in 0..40_u8 {
+        world.write(&format!("o{number}"), vec![number; 300_000]);
+    }
+    world.write("huge", vec![1; 9 << 20]);
+    world.write("small", "x");
+    world.wait_for("small", true);
+    world.wait_until_equal();
+    world.check_by_git();
+}

@@ -6,7 +6,10 @@ use std::{
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -20,7 +23,7 @@ use crate::{
     disk::Root,
     ledger::{Decisions, Ledger},
     model::{Bindings, Content, Entry, FeedName, Head, Keep, Kind, ObjectId, Oid, RelPath},
-    origin::{self, Options, Origin, Result, Rules, Setup, Stop},
+    origin::{self, Input, Options, Origin, Result, Rules, Setup, Stop},
     store::Store,
 };
 
@@ -33,6 +36,7 @@ pub(super) struct World {
     pub(super) desk: Arc<Desk>,
     pub(super) ledger: Arc<Ledger>,
     running: Option<(Stop, JoinHandle<Result<()>>)>,
+    missed: Arc<AtomicBool>,
 }
 
 impl World {
@@ -59,7 +63,7 @@ impl World {
             guard: Rules::default(),
         };
         let (desk, ledger) = Self::desk(dir.path());
-        Self { dir, options, desk, ledger, running: None }
+        Self { dir, options, desk, ledger, running: None, missed: Arc::default() }
     }
 
     fn desk(dir: &Path) -> (Arc<Desk>, Arc<Ledger>) {
@@ -87,6 +91,7 @@ impl World {
         })
         .unwrap();
         let stop = origin.stop();
+        self.missed = Arc::clone(&origin.missed);
         self.running = Some((stop, std::thread::spawn(move || Origin::run(origin))));
     }
 
@@ -120,6 +125,13 @@ impl World {
         let (answer, done) = oneshot::channel();
         assert!(self.desk.ask(request(answer)), "nobody takes requests");
         done.blocking_recv().expect("the stage goes on")
+    }
+
+    /// As if more events had come than could be taken.
+    pub(super) fn lose_events(&self) {
+        self.missed.store(true, Ordering::Release);
+        let (stop, _) = self.running.as_ref().unwrap();
+        stop.sender.try_send(Input::Wake).unwrap();
     }
 
     /// Looks at everything and commits it.
