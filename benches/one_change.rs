@@ -79,6 +79,8 @@ fn main() {
 
     let (mut arrived, mut committed) = (Vec::new(), Vec::new());
     for round in 0..rounds {
+        // A lone change: what follows another one closely is gathered with what follows it.
+        std::thread::park_timeout(Duration::from_millis(300));
         let name = format!("svc-0000/mod-00/new-{round}");
         let text = format!("{round} ").repeat(300);
         let before = hub.get("/v1/runs?limit=1")["runs"][0]["commit"].clone();
