@@ -16,6 +16,7 @@ mod crash;
 mod downloads;
 mod mirror;
 mod oracle;
+mod proxy;
 mod real_input;
 mod stock_clients;
 mod world;
