@@ -269,6 +269,7 @@ impl Node {
                 large_file: primary.large_file,
                 keep: primary.metadata,
                 profile: primary.profile,
+                events: primary.events,
                 quiet: primary.quiet,
                 poll: self.settings.poll,
                 guard: rules(primary.guard),

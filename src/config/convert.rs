@@ -295,12 +295,21 @@ impl TryFrom<(file::Feed, PathBuf)> for Primary {
         let primary = Primary {
             dir,
             profile: faults.parse::<Profile>("profile", raw.profile.as_ref()),
+            events: faults.read("watch", raw.watch.as_ref(), events).unwrap_or(true),
             large_file: large_file.map_or(LARGE_FILE, ByteSize::bytes),
             metadata: kept.unwrap_or_default(),
             quiet: faults.duration("settle.quiet", raw.settle.quiet.as_ref(), quiet, 2 * SECOND),
             guard: guard.filter(|_| !off),
         };
         faults.done(primary)
+    }
+}
+
+fn events(text: &String) -> Result<bool, String> {
+    match text.as_str() {
+        "events" => Ok(true),
+        "poll" => Ok(false),
+        _ => Err(format!("\"{text}\" is not a way to watch; there are events and poll")),
     }
 }
 

@@ -53,6 +53,7 @@ pub(super) struct Feed {
     pub(super) name: Value<String>,
     pub(super) dir: Value<PathBuf>,
     pub(super) profile: Value<String>,
+    pub(super) watch: Value<String>,
     pub(super) large_file: Value<String>,
     pub(super) metadata: Option<Kept>,
     pub(super) settle: Settle,

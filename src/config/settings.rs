@@ -77,6 +77,8 @@ pub struct Primary {
     pub dir: PathBuf,
     /// What the server in that folder itself writes there.
     pub profile: Option<Profile>,
+    /// Whether the kernel's events are used; without them everything is scanned every `poll`.
+    pub events: bool,
     /// From this size on a file is an object, in bytes.
     pub large_file: u64,
     /// What is kept besides content, type and the executable bit.

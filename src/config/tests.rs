@@ -69,6 +69,7 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("[tls]\ncert = \"x\"", "", "depsync.toml:2: unknown key `tls`"),
     ("", "name = \"a/b\"", "depsync.toml:5: name: \"a/b\" is not a feed name"),
     ("", "keep = 3", "depsync.toml:5: unknown key `keep`"),
+    ("", "watch = \"polling\"", "depsync.toml:5: watch: \"polling\" is not a way to watch"),
     ("", "profile = \"jboss\"", "depsync.toml:5: profile: there is no profile \"jboss\": tomcat,"),
     ("", "large_file = \"big\"", "depsync.toml:5: large_file: \"big\" is not a size"),
     ("", "metadata = [\"acl\"]", "depsync.toml:5: metadata: \"acl\" cannot be kept"),

@@ -93,6 +93,8 @@ pub struct Options {
     pub keep: Keep,
     /// What the server in the directory itself writes there.
     pub profile: Option<Profile>,
+    /// Whether the kernel's events are used; without them everything is scanned every `poll`.
+    pub events: bool,
     /// How long a file must stay as it is where no lease can tell whether it is being written.
     pub quiet: Duration,
     /// How often folders without events are scanned; everything is, every tenth time.

@@ -16,7 +16,7 @@ use super::{
     batch::Batch,
     commit::Brake,
     guard::Guard,
-    identity,
+    identity::{self, Halt},
     read::Reader,
     readers::Readers,
     report::Report,
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     bus::board::Answer,
-    disk::{self, Event, FileSystem, Root, RootId, WatchError, Watcher},
+    disk::{Event, FileSystem, Root, RootId, WatchError, Watcher},
     ledger::{StatCache, decisions},
     model::{
         Names, RelPath,
@@ -43,10 +43,6 @@ const MAX_EVENTS: usize = 100_000;
 pub(super) const MAX_STAGED: usize = 200_000;
 /// How long the loop looks at paths before it sees to everything else.
 const SLICE: Duration = Duration::from_millis(2);
-/// How often a directory that is gone is looked for.
-const LOOK_FOR_ROOT: Duration = Duration::from_secs(1);
-/// How often what has no event is checked: a file system unmounted, a follower that is ahead.
-const CHECK: Duration = Duration::from_secs(5);
 /// After how many polls everything is scanned, folders with events too.
 const POLLS_PER_SCAN: u32 = 10;
 /// How long the stat cache waits to be written after a change.
@@ -57,13 +53,6 @@ pub(super) enum End {
     Stopped,
     /// Go on with this directory.
     Root(Arc<Root>),
-}
-
-/// Why nothing is published for now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Halt {
-    pub(super) state: &'static str,
-    pub(super) reason: String,
 }
 
 /// One directory being watched and committed.
@@ -107,10 +96,10 @@ pub(super) struct Session<'a, 'scope> {
     pub(super) report: Report,
     pub(super) new_root: Option<Arc<Root>>,
     /// A directory at the path that was found not to be ours.
-    wrong_root: Option<RootId>,
-    next_poll: Instant,
+    pub(super) wrong_root: Option<RootId>,
+    pub(super) next_poll: Instant,
     polls: u32,
-    next_root_check: Instant,
+    pub(super) next_root_check: Instant,
     flush_at: Option<Instant>,
 }
 
@@ -215,9 +204,15 @@ impl<'a, 'scope> Session<'a, 'scope> {
     }
 
     fn watch(&mut self) {
+        let every = self.setup.options.poll;
         if self.file_system.network {
             let name = self.file_system.name;
-            self.unwatched = Some(format!("{name} has no events: it is scanned instead"));
+            let text = format!("{name} has no events: everything is scanned every {every:?}");
+            self.unwatched = Some(text);
+            return;
+        }
+        if !self.setup.options.events {
+            self.unwatched = Some(format!("as configured, everything is scanned every {every:?}"));
             return;
         }
         match Watcher::new(&self.root, self.origin.sink()) {
@@ -254,6 +249,8 @@ impl<'a, 'scope> Session<'a, 'scope> {
                 continue;
             }
             self.report(now);
+            // Whoever is answered finds the state as it is.
+            self.answer_syncs();
             let wait = self.deadline(now).saturating_duration_since(Instant::now());
             if let Ok(input) = self.origin.inputs.recv_timeout(wait) {
                 self.take(input);
@@ -319,7 +316,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
 
     /// Something may have happened at a path.
     pub(super) fn touch(&mut self, path: &RelPath, lane: Lane) {
-        if self.settle.len() < MAX_EVENTS && self.stage.len() < 2 * MAX_STAGED {
+        if self.settle.active() < MAX_EVENTS && self.stage.len() < 2 * MAX_STAGED {
             self.settle.touch(path, lane);
         } else if !self.scan.will_begin() {
             self.rescan("more paths were touched than are kept");
@@ -337,7 +334,6 @@ impl<'a, 'scope> Session<'a, 'scope> {
         self.check_root(now)?;
         if self.halt.is_some() || self.lacks_rules() {
             self.poll_rules(now);
-            self.answer_syncs();
             return Ok(false);
         }
         let looked = self.look(now, SLICE)?;
@@ -349,7 +345,6 @@ impl<'a, 'scope> Session<'a, 'scope> {
             return Ok(true);
         }
         self.caught_up()?;
-        self.answer_syncs();
         self.poll(now);
         if self.flush_at.is_some_and(|at| at <= now) {
             self.flush();
@@ -374,7 +369,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
 
     /// One folder of a scan, if there is room for what it finds.
     fn scan_step(&mut self) -> Result<bool> {
-        let full = self.settle.len() >= MAX_TOUCHED || self.stage.len() >= MAX_STAGED;
+        let full = self.settle.active() >= MAX_TOUCHED || self.stage.len() >= MAX_STAGED;
         if full || self.scan.is_idle() {
             return Ok(false);
         }
@@ -394,13 +389,15 @@ impl<'a, 'scope> Session<'a, 'scope> {
             return self.next_root_check;
         }
         let mut next = self.next_poll;
-        let mut consider = |at: Option<Instant>| next = at.map_or(next, |at| at.min(next));
+        // What is due by now and was not done waits for a thread, which wakes us.
+        let mut consider = |at: Option<Instant>| {
+            next = at.filter(|at| *at > now).map_or(next, |at| at.min(next));
+        };
         consider(Some(self.next_root_check));
         if self.lacks_rules() {
             return next;
         }
-        // A queued path is due now, and when nothing was done all of them are with the readers.
-        consider(self.settle.deadline(now).filter(|at| *at > now));
+        consider(self.settle.deadline(now));
         consider(self.commit_deadline(now));
         consider(self.flush_at);
         next
@@ -425,72 +422,6 @@ impl<'a, 'scope> Session<'a, 'scope> {
             self.scan.all();
         } else {
             self.scan.unreadable_again();
-        }
-    }
-
-    /// Before a commit.
-    pub(super) fn check_root_now(&mut self, now: Instant) -> Result<()> {
-        self.next_root_check = now;
-        self.check_root(now)
-    }
-
-    /// Nothing is published while the directory is gone or another one.
-    fn check_root(&mut self, now: Instant) -> Result<()> {
-        if now < self.next_root_check {
-            return Ok(());
-        }
-        // Besides, when an event says so and before each commit.
-        self.next_root_check = now + CHECK;
-        self.check_followers()?;
-        let id = match self.root.id_at_path() {
-            Ok(id) => id,
-            Err(error) => {
-                self.halt(Halt { state: "stopped", reason: error.to_string() });
-                None
-            }
-        };
-        match id {
-            Some(id) if id == self.root_id && self.halt.is_none() => return Ok(()),
-            Some(id) if self.wrong_root == Some(id) && now < self.next_poll => {}
-            Some(id) => self.root_appeared(now, id)?,
-            None => self.halt(Halt::root_gone(&self.root)),
-        }
-        self.next_root_check = now + LOOK_FOR_ROOT;
-        Ok(())
-    }
-
-    /// A directory lies at the path: goes on with it where it is the right one.
-    fn root_appeared(&mut self, now: Instant, id: RootId) -> Result<()> {
-        let root = match Root::open(self.root.path()) {
-            Ok(root) => Arc::new(root),
-            Err(error) => {
-                self.halt(Halt { state: "stopped", reason: error.to_string() });
-                return Ok(());
-            }
-        };
-        let mark = self.setup.decisions.feed(&self.setup.feed).root;
-        if !identity::is_same(&root, mark, &self.setup.store, self.stage.head())? {
-            // Comparing costs a walk over the head: again when another one lies there, or at times.
-            self.wrong_root = Some(id);
-            self.next_poll = now + self.setup.options.poll;
-            self.halt(Halt::other_root(&root));
-            return Ok(());
-        }
-        self.lock_root(&root, id)?;
-        tracing::info!(feed = %self.setup.feed, root = %root.path().display(), "the directory is back");
-        self.new_root = Some(root);
-        Ok(())
-    }
-
-    /// What this process holds already it must not ask for again: the lock is the opened file's.
-    pub(super) fn lock_root(&self, root: &Root, id: RootId) -> disk::Result<()> {
-        if id == self.root_id || id == self.setup.root.id()? { Ok(()) } else { root.lock() }
-    }
-
-    pub(super) fn halt(&mut self, halt: Halt) {
-        if self.halt.as_ref() != Some(&halt) {
-            tracing::error!(feed = %self.setup.feed, reason = halt.reason, "nothing is published");
-            self.halt = Some(halt);
         }
     }
 
@@ -540,24 +471,6 @@ impl<'a, 'scope> Session<'a, 'scope> {
                 self.bad_ignore = Some(reason);
             }
         }
-    }
-}
-
-impl Halt {
-    fn root_gone(root: &Root) -> Self {
-        let path = root.path().display();
-        let reason = format!(
-            "{path} is gone: nothing is published; it goes on by itself when the directory is back"
-        );
-        Halt { state: "stopped", reason }
-    }
-
-    fn other_root(root: &Root) -> Self {
-        let path = root.path().display();
-        let reason = format!(
-            "{path} is not the directory that this feed's history is about: nothing is published; mount or restore the right one, or accept this one by `depsync approve --root`"
-        );
-        Halt { state: "stopped", reason }
     }
 }
 

@@ -16,8 +16,10 @@ use crate::{ledger::Fingerprint, model::RelPath};
 const FIRST_WAIT: Duration = Duration::from_millis(1);
 /// The longest wait for a writer: its close comes as an event, so this only covers lost events.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// The longest wait for a file that cannot be read.
+/// The longest wait for a file that cannot be read: from then on a change must come, or a scan.
 const LONGEST_FAULT_WAIT: Duration = Duration::from_secs(30);
+/// Paths that are held without a clock; beyond it a scan comes to them again.
+const MAX_HELD: usize = 10_000;
 /// Waits that are shown to people. A refusal or two after a close is nothing to tell.
 const SHOWN_WAIT: Duration = Duration::from_millis(250);
 
@@ -96,8 +98,8 @@ enum Stage {
         again: Option<Lane>,
     },
     Timed(Lane, Instant),
-    /// An archive without its end: until it is touched or approved.
-    Held(Fingerprint),
+    /// Until it is touched; an archive without its end, whose stat this is, until it is approved.
+    Held(Option<Fingerprint>),
 }
 
 impl Settle {
@@ -180,6 +182,9 @@ impl Settle {
         }
         let stage = self.after(now, path, lane, verdict);
         self.enter(path, stage);
+        if matches!(stage, Stage::Held(_)) && self.len() - self.active() > MAX_HELD {
+            self.paths.remove(path);
+        }
         if let Some(lane) = again {
             self.touch(path, lane);
         }
@@ -199,7 +204,12 @@ impl Settle {
                 ("it changed while it was read".to_owned(), back_off.min(LONGEST_WAIT))
             }
             Verdict::Fault(reason) => {
-                (format!("it cannot be read: {reason}"), back_off.min(LONGEST_FAULT_WAIT))
+                let reason = format!("it cannot be read: {reason}");
+                if back_off > LONGEST_FAULT_WAIT {
+                    known.wait(reason, now);
+                    return Stage::Held(None);
+                }
+                (reason, back_off)
             }
             Verdict::NoLease(seen) => {
                 let since =
@@ -211,7 +221,7 @@ impl Settle {
             Verdict::Incomplete(seen) => {
                 known.approved = None;
                 known.wait("the archive has no end".to_owned(), now);
-                return Stage::Held(seen);
+                return Stage::Held(Some(seen));
             }
         };
         if pause >= SHOWN_WAIT {
@@ -223,7 +233,7 @@ impl Settle {
     /// Lets an archive that is held pass as it is now; false when none is held there.
     pub(super) fn approve(&mut self, path: &RelPath) -> bool {
         let Some(known) = self.paths.get_mut(path) else { return false };
-        let Stage::Held(seen) = known.stage else { return false };
+        let Stage::Held(Some(seen)) = known.stage else { return false };
         known.approved = Some(seen);
         self.touch(path, Lane::Event);
         true
@@ -241,8 +251,13 @@ impl Settle {
             || self.queue.last().is_some_and(|(lane, ..)| *lane == Lane::Scan)
     }
 
+    /// How many paths are to be looked at, now or by the clock.
+    pub(super) fn active(&self) -> usize {
+        self.queue.len() + self.timers.len() + self.looking.iter().sum::<usize>()
+    }
+
     /// How many paths are touched and not settled.
-    pub(super) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.paths.len()
     }
 
@@ -437,6 +452,24 @@ mod tests {
         assert!(settle.approve(&path("a.war")));
         assert_eq!(settle.next(later).unwrap().approved, Some(seen(1)));
         settle.judged(later, &path("a.war"), Verdict::Settled);
+        assert_eq!(settle.len(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_tried_ever_later_and_then_left_to_a_scan() {
+        let (mut settle, mut now) = (Settle::new(QUIET), Instant::now());
+        settle.touch(&path("a"), Lane::Scan);
+        let mut looks = 0;
+        while settle.next(now).is_some() {
+            looks += 1;
+            settle.judged(now, &path("a"), Verdict::Fault("denied".to_owned()));
+            now = settle.deadline(now).unwrap_or(now);
+        }
+        assert_eq!((looks, settle.active(), settle.len()), (16, 0, 1));
+        assert!(settle.is_waiting(&path("a")) && !settle.approve(&path("a")));
+        settle.touch(&path("a"), Lane::Scan);
+        assert_eq!(settle.next(now).unwrap().path, path("a"));
+        settle.judged(now, &path("a"), Verdict::Settled);
         assert_eq!(settle.len(), 0);
     }
 

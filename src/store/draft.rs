@@ -197,7 +197,6 @@ impl<'a> Draft<'a> {
 fn write_out(pack: PackWriter, spool: &std::path::Path) -> Result<(Pack, NamedTempFile)> {
     let mut pack = pack.finish()?;
     let index = pack.write_index(spool)?;
-    durable::sync_file(pack.file.path())?;
-    durable::sync_file(index.path())?;
+    durable::sync_both(pack.file.path(), index.path())?;
     Ok((pack, index))
 }

@@ -20,6 +20,15 @@ pub(super) fn sync_file(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("sync", path))
 }
 
+/// Makes two files durable at once: on a busy disk they share the file system's journal commit.
+pub(super) fn sync_both(a: &Path, b: &Path) -> Result<()> {
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| sync_file(b));
+        sync_file(a)?;
+        other.join().expect("syncing does not panic")
+    })
+}
+
 /// Makes a folder with its parents; the new names are durable.
 pub(super) fn make_folder(folder: &Path) -> Result<()> {
     if folder.is_dir() {

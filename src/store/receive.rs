@@ -39,8 +39,7 @@ impl Store {
         let check = Check { old: &self.db, new: &new };
         let name = check.line(want).map_err(refused)?.unwrap_or(new.checksum());
         let (pack, index) = new.files();
-        durable::sync_file(&pack)?;
-        durable::sync_file(&index)?;
+        durable::sync_both(&pack, &index)?;
         self.move_in(&name, &pack, &index)?;
         new.remember_in(&self.db);
         Ok(())

@@ -47,10 +47,12 @@ fn a_folder_moved_in_is_found_with_all_that_it_holds() {
 fn without_events_everything_is_polled() {
     let mut world = World::stopped();
     world.options.poll = Duration::from_millis(50);
-    // A file system without events looks like this from here: none ever come.
+    world.options.events = false;
     world.write("before", "x");
     world.start();
     world.sync();
-    world.write("after", "y");
+    world.write("after/deep", "y");
     world.wait_until_equal();
+    assert!(world.state().detail.unwrap().contains("scanned every 50ms"));
+    assert_eq!(world.state().rescans, 0, "a poll is no loss");
 }

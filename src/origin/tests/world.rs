@@ -58,6 +58,7 @@ impl World {
             large_file: LARGE_FILE,
             keep,
             profile: None,
+            events: true,
             quiet: Duration::from_millis(200),
             poll: Duration::from_secs(600),
             guard: Rules::default(),
