@@ -255,6 +255,8 @@ impl Node {
     ) -> Result<(), Error> {
         let name = feed.settings.name.clone();
         let root = Arc::clone(feed.root.as_ref().expect("a primary has a directory"));
+        let dropped = feed.desk.store.drop_unpublished();
+        dropped.map_err(|source| Error::Store { feed: name.clone(), source })?;
         let setup = origin::Setup {
             feed: name.clone(),
             root,

@@ -5,8 +5,8 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use bytes::Bytes;
@@ -48,25 +48,40 @@ pub(super) type Read<'a> = dyn Fn(Type, Oid) -> Result<Bytes> + 'a;
 
 /// One object database.
 pub(super) struct Db {
-    odb: Odb<'static>,
+    objects: PathBuf,
+    /// Written to when packs go: libgit2 never forgets one that it has seen.
+    odb: RwLock<Odb<'static>>,
     cache: Mutex<Cache>,
 }
 
 impl Db {
     /// Opens a folder like `.git/objects`.
     pub(super) fn open(objects: &Path) -> Result<Db> {
-        let odb = Odb::new().map_err(Error::git("make an object database"))?;
-        let path = objects.to_str().ok_or_else(|| {
-            let source = std::io::Error::other("its name is not UTF-8, which libgit2 needs");
-            Error::io("open", objects)(source)
-        })?;
-        odb.add_disk_alternate(path).map_err(Error::git("open the object database"))?;
-        Ok(Db { odb, cache: Mutex::default() })
+        let odb = RwLock::new(open(objects)?);
+        Ok(Db { objects: objects.to_owned(), odb, cache: Mutex::default() })
+    }
+
+    /// Lets `remove` take packs away while nobody reads, and forgets them.
+    pub(super) fn reopen_after(&self, remove: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mut odb = self.odb.write().unwrap_or_else(PoisonError::into_inner);
+        let removed = remove();
+        *odb = open(&self.objects)?;
+        removed
+    }
+
+    /// Keeps nothing at hand: something has gone that might be.
+    pub(super) fn forget(&self) {
+        *self.cache() = Cache::default();
+    }
+
+    fn odb(&self) -> RwLockReadGuard<'_, Odb<'static>> {
+        self.odb.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads an object of that type.
     pub(super) fn read(&self, kind: Type, id: Oid) -> Result<Bytes> {
-        let object = self.odb.read(to_git(id)).map_err(|e| fault(kind, id, &e))?;
+        let odb = self.odb();
+        let object = odb.read(to_git(id)).map_err(|e| fault(kind, id, &e))?;
         if Type::of(object.kind()) != Some(kind) {
             return Err(wrong_type(kind, id));
         }
@@ -99,17 +114,28 @@ impl Db {
 
     /// The size of an object of that type, without reading it whole.
     pub(super) fn size(&self, kind: Type, id: Oid) -> Result<u64> {
-        let (size, found) = self.odb.read_header(to_git(id)).map_err(|e| fault(kind, id, &e))?;
+        let (size, found) = self.odb().read_header(to_git(id)).map_err(|e| fault(kind, id, &e))?;
         if Type::of(found) != Some(kind) {
             return Err(wrong_type(kind, id));
         }
         Ok(size as u64)
     }
 
+    /// What an object is.
+    pub(super) fn kind(&self, id: Oid) -> Result<Type> {
+        let (_, found) = self.odb().read_header(to_git(id)).map_err(|e| any_fault(id, &e))?;
+        Type::of(found).ok_or_else(|| Error::damaged(format!("object {id}"), "it is a tag"))
+    }
+
+    /// Reads an object for its bytes to be those of its id.
+    pub(super) fn check(&self, id: Oid) -> Result<()> {
+        self.odb().read(to_git(id)).map(drop).map_err(|e| any_fault(id, &e))
+    }
+
     /// Whether an object is here. Packs that came after the last miss may go unseen: only for
     /// saving work.
     pub(super) fn has(&self, id: Oid) -> bool {
-        self.odb.exists_ext(to_git(id), OdbLookupFlags::NO_REFRESH)
+        self.odb().exists_ext(to_git(id), OdbLookupFlags::NO_REFRESH)
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
@@ -117,14 +143,32 @@ impl Db {
     }
 }
 
+fn open(objects: &Path) -> Result<Odb<'static>> {
+    let odb = Odb::new().map_err(Error::git("make an object database"))?;
+    let path = objects.to_str().ok_or_else(|| {
+        let source = std::io::Error::other("its name is not UTF-8, which libgit2 needs");
+        Error::io("open", objects)(source)
+    })?;
+    odb.add_disk_alternate(path).map_err(Error::git("open the object database"))?;
+    Ok(odb)
+}
+
 fn to_git(id: Oid) -> git2::Oid {
     git2::Oid::from_bytes(id.as_bytes()).expect("20 bytes are an id")
 }
 
 fn fault(kind: Type, id: Oid, e: &git2::Error) -> Error {
+    named_fault(kind.name(), id, e)
+}
+
+fn any_fault(id: Oid, e: &git2::Error) -> Error {
+    named_fault("object", id, e)
+}
+
+fn named_fault(what: &'static str, id: Oid, e: &git2::Error) -> Error {
     match e.code() {
-        ErrorCode::NotFound => Error::Missing { what: kind.name(), id },
-        _ => Error::damaged(format!("{} {id}", kind.name()), e.message()),
+        ErrorCode::NotFound => Error::Missing { what, id },
+        _ => Error::damaged(format!("{what} {id}"), e.message()),
     }
 }
 

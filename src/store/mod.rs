@@ -14,12 +14,15 @@ mod diff;
 mod draft;
 mod durable;
 mod error;
+mod fold;
 mod folder;
+mod git_delta;
 mod log;
 mod meta;
 mod objects;
 mod open;
 mod pack;
+mod packs;
 mod publish;
 mod read;
 mod rebuild;
@@ -38,6 +41,7 @@ use std::{
 pub use commit::{Commit, Signature};
 pub use draft::{Draft, Prepared};
 pub use error::{Error, Result};
+pub use fold::Folded;
 pub use objects::{Ingested, ObjectWriter};
 pub use pack::{Encoder, MAX_BLOB, PackedBlob};
 pub use publish::Published;
@@ -59,6 +63,8 @@ pub struct Store {
     line: Mutex<Line>,
     /// One writer of references at a time.
     publishing: Mutex<()>,
+    /// One at a time rewrites packs.
+    folding: Mutex<()>,
     totals: Mutex<Option<Totals>>,
     building: send::Building,
 }

@@ -52,6 +52,7 @@ impl Store {
             db,
             line: Line::new(tip).into(),
             publishing: ().into(),
+            folding: ().into(),
             totals: None.into(),
             building: Building::default(),
         })

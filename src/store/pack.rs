@@ -1,11 +1,12 @@
-//! Writing packs and their indexes: git's pack version 2 and index version 2, without deltas.
+//! Writing packs and their indexes: git's pack version 2 and index version 2. Deltas are for whoever
+//! folds packs; what is sent has none.
 //!
 //! A pack grows in memory and goes to a temporary file once it is over some MiB, so memory does not
 //! follow the size of an import. Nothing is synced or moved here.
 //! Formats: gitformat-pack(5).
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fs::{File, Permissions},
     io::{self, Read as _, Seek, SeekFrom, Write},
     os::unix::fs::PermissionsExt,
@@ -82,26 +83,54 @@ impl Encoder {
 
     pub(super) fn object(&mut self, kind: Type, id: Oid, bytes: &[u8]) -> Packed {
         let mut out = Vec::with_capacity(bytes.len() / 2 + 64);
-        push_header(&mut out, kind, bytes.len());
+        push_header(&mut out, number(kind), bytes.len());
+        self.deflate(bytes, &mut out);
+        Packed { id, bytes: out }
+    }
+
+    fn deflate(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         self.0.reset();
         loop {
             out.reserve(4096 + bytes.len() / 8);
             let rest = &bytes[usize::try_from(self.0.total_in()).expect("within the slice")..];
-            let status = self.0.compress_vec(rest, &mut out, FlushCompress::Finish);
+            let status = self.0.compress_vec(rest, out, FlushCompress::Finish);
             if status.expect("deflating memory cannot fail") == Status::StreamEnd {
-                return Packed { id, bytes: out };
+                return;
             }
         }
     }
 }
 
-/// Type and size: 3 bits and 4 bits, then 7 bits for each further byte.
-fn push_header(out: &mut Vec<u8>, kind: Type, size: usize) {
-    let number = match kind {
+/// How a pack says what a whole object is.
+fn number(kind: Type) -> u8 {
+    match kind {
         Type::Commit => 1,
         Type::Tree => 2,
         Type::Blob => 3,
-    };
+    }
+}
+
+/// A delta on what stands earlier in the same pack.
+const OFFSET_DELTA: u8 = 6;
+
+/// How far back a delta's base stands: 7 bits a byte, the highest first, each further one less one.
+fn push_distance(out: &mut Vec<u8>, distance: u64) {
+    let at = out.len();
+    let mut rest = distance;
+    let mut more = 0;
+    loop {
+        out.insert(at, more | u8::try_from(rest & 0x7f).expect("7 bits fit"));
+        rest >>= 7;
+        if rest == 0 {
+            return;
+        }
+        rest -= 1;
+        more = 0x80;
+    }
+}
+
+/// Type and size: 3 bits and 4 bits, then 7 bits for each further byte.
+fn push_header(out: &mut Vec<u8>, number: u8, size: usize) {
     let low = |size: usize, bits: u32| u8::try_from(size & ((1 << bits) - 1)).expect("7 bits fit");
     let mut byte = (number << 4) | low(size, 4);
     let mut rest = size >> 4;
@@ -131,7 +160,8 @@ pub(super) struct PackWriter {
     /// Bytes so far, in file and memory.
     size: u64,
     places: Vec<Place>,
-    ids: HashSet<Oid>,
+    /// Where each object begins.
+    ids: HashMap<Oid, u64>,
 }
 
 /// A complete pack in a temporary file, unsynced.
@@ -157,12 +187,12 @@ impl PackWriter {
             memory,
             file: None,
             places: Vec::new(),
-            ids: HashSet::new(),
+            ids: HashMap::new(),
         }
     }
 
     pub(super) fn contains(&self, id: Oid) -> bool {
-        self.ids.contains(&id)
+        self.ids.contains_key(&id)
     }
 
     /// Appends an object, once.
@@ -176,14 +206,51 @@ impl PackWriter {
 
     /// Appends an object, once.
     pub(super) fn add_packed(&mut self, object: &Packed) -> Result<()> {
-        if !self.ids.insert(object.id) {
+        if self.contains(object.id) {
             return Ok(());
         }
+        self.ids.insert(object.id, self.size);
         let crc = crc32fast::hash(&object.bytes);
         self.places.push(Place { id: object.id, crc, offset: self.size });
         self.size += object.bytes.len() as u64;
         self.memory.extend_from_slice(&object.bytes);
         if self.memory.len() > MEMORY { self.spill() } else { Ok(()) }
+    }
+
+    /// As `add`, for what another pack holds deflated; `size` is what it inflates to.
+    pub(super) fn add_deflated(
+        &mut self,
+        kind: Type,
+        id: Oid,
+        size: usize,
+        deflated: &[u8],
+    ) -> Result<()> {
+        let mut bytes = Vec::with_capacity(deflated.len() + 10);
+        push_header(&mut bytes, number(kind), size);
+        bytes.extend_from_slice(deflated);
+        self.add_packed(&Packed { id, bytes })
+    }
+
+    /// Appends an object as a deflated delta, which inflates to `size`, on one that is here already.
+    pub(super) fn add_delta(
+        &mut self,
+        id: Oid,
+        base: Oid,
+        size: usize,
+        deflated: &[u8],
+    ) -> Result<()> {
+        let mut bytes = Vec::with_capacity(deflated.len() + 20);
+        push_header(&mut bytes, OFFSET_DELTA, size);
+        push_distance(&mut bytes, self.size - self.ids[&base]);
+        bytes.extend_from_slice(deflated);
+        self.add_packed(&Packed { id, bytes })
+    }
+
+    /// Deflates as objects are.
+    pub(super) fn deflate(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encoder.deflate(bytes, &mut out);
+        out
     }
 
     fn spill(&mut self) -> Result<()> {

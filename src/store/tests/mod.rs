@@ -1,6 +1,7 @@
 //! The store against stock git, against a naive model, and against what a bad upstream sends.
 mod against_git;
 mod against_model;
+mod fold;
 mod objects;
 mod transfer;
 
