@@ -1,7 +1,7 @@
 //! The few system calls that the standard library does not have, and the one clock.
 //!
-//! The only place with unsafe code: leases and the user database, which `rustix` lacks. Nothing here
-//! knows what a feed is, follows a symbolic link, or changes how the process handles a signal.
+//! The only place with unsafe code: leases, the user database and `sync_file_range`, which `rustix`
+//! lacks. Nothing here knows what a feed is, follows a symbolic link, or changes how the process handles a signal.
 
 use std::{
     collections::HashMap,
@@ -236,6 +236,17 @@ pub fn rename_new(dir_a: impl AsFd, a: &Path, dir_b: impl AsFd, b: &Path) -> io:
 /// What `syncfs` answers.
 pub fn sync_file_system(fd: impl AsFd) -> io::Result<()> {
     Ok(rustix::fs::syncfs(fd)?)
+}
+
+/// Has the disk begin with a stretch of a file, without waiting for it: a sync at the end then has
+/// less to wait for. It makes nothing durable, and a file system that cannot is none the worse.
+pub fn start_writing(file: &File, offset: u64, bytes: u64) {
+    let (Ok(offset), Ok(bytes)) = (offset.try_into(), bytes.try_into()) else { return };
+    // SAFETY: it takes numbers only, and the descriptor is open for as long as `file` is borrowed.
+    #[expect(unsafe_code, reason = "rustix has no sync_file_range")]
+    let _ = unsafe {
+        libc::sync_file_range(file.as_raw_fd(), offset, bytes, libc::SYNC_FILE_RANGE_WRITE)
+    };
 }
 
 /// Copies all of `from` into the empty file `to`: shares the blocks where the file system can, else

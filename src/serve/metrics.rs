@@ -12,7 +12,10 @@ use axum::{extract::State, response::IntoResponse};
 use http::{StatusCode, header};
 
 use super::{Edge, error::Answer};
-use crate::model::Traffic;
+use crate::{
+    model::{FeedName, Traffic},
+    store::Built,
+};
 
 /// What the edge counts, from its start.
 #[derive(Default)]
@@ -21,6 +24,7 @@ pub(super) struct Metrics {
     answers: [AtomicU64; 6],
     redirects: AtomicU64,
     packs: AtomicU64,
+    deltas: AtomicU64,
     downloads: Arc<AtomicU64>,
     replication: Arc<AtomicU64>,
     received: AtomicU64,
@@ -42,6 +46,11 @@ impl Metrics {
     /// Counts a pack that a mirror asked for.
     pub(super) fn served_pack(&self) {
         self.packs.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a delta that a mirror asked for.
+    pub(super) fn served_delta(&self) {
+        self.deltas.fetch_add(1, Relaxed);
     }
 
     /// Counts bytes on their way to a client.
@@ -92,6 +101,7 @@ pub(super) async fn show(State(edge): State<Arc<Edge>>) -> Answer {
     let mut page = Page(String::new());
     of_the_edge(&mut page, &edge.metrics);
     of_the_feeds(&mut page, &edge);
+    of_the_stores(&mut page, &edge);
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     Ok((kind, page.0).into_response())
 }
@@ -108,6 +118,7 @@ fn of_the_edge(page: &mut Page, metrics: &Metrics) {
     );
     page.family("redirects_total", "counter", "Clients led to a region.", &one(&metrics.redirects));
     page.family("packs_served_total", "counter", "Packs sent to mirrors.", &one(&metrics.packs));
+    page.family("deltas_served_total", "counter", "Deltas sent to mirrors.", &one(&metrics.deltas));
     let sent = [("downloads", &metrics.downloads), ("replication", &metrics.replication)];
     let sent = sent.map(|(class, n)| (format!("{{class=\"{class}\"}}"), n.load(Relaxed)));
     page.family("sent_bytes_total", "counter", "Content sent.", &sent);
@@ -149,4 +160,16 @@ fn of_the_feeds(page: &mut Page, edge: &Edge) {
     for ((name, help), rows) in families.into_iter().zip(rows) {
         page.family(name, "gauge", help, &rows);
     }
+}
+
+/// What was built to be sent: once, however many mirrors asked.
+fn of_the_stores(page: &mut Page, edge: &Edge) {
+    let built = edge.feeds().map(|feed| (&feed.desk.feed, feed.desk.store.built()));
+    let rows = |(feed, built): (&FeedName, Built)| {
+        let labels = format!("{{feed=\"{feed}\"}}");
+        ((labels.clone(), built.packs), (labels, built.deltas))
+    };
+    let (packs, deltas): (Vec<_>, Vec<_>) = built.map(rows).unzip();
+    page.family("packs_built_total", "counter", "Packs that were built to be sent.", &packs);
+    page.family("deltas_built_total", "counter", "Deltas that were made to be sent.", &deltas);
 }

@@ -119,6 +119,7 @@ fn feed_routes() -> Routes {
         ("/held", get(feeds::held)),
         ("/packs/{range}", get(packs::get)),
         ("/objects/{id}", get(objects::get)),
+        ("/objects/{id}/from/{base}", get(objects::delta)),
         ("/sync", post(control::sync)),
         ("/hold", post(control::hold)),
         ("/release", post(control::release)),

@@ -1,4 +1,5 @@
-//! Replication: one object by its SHA-256, if a published commit of the feed refers to it.
+//! Replication: one object by its SHA-256, if a published commit of the feed refers to it, whole or as
+//! what makes it out of another that the mirror has.
 //!
 //! What is stored but not yet published (or vetoed) is nobody's business. Which objects the history
 //! refers to is learnt once, from its differences, when the first one is asked for, and then kept up.
@@ -85,13 +86,51 @@ impl Known {
 /// `GET …/objects/{sha256}`
 pub(super) async fn get(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     let (feed, tail) = edge.below(&parts.uri)?;
-    let id: ObjectId =
-        tail.parse().map_err(|bad| Fault::malformed(format!("no object's name: {bad}")))?;
+    let id = named(tail)?;
     let kept = Arc::clone(feed);
     match edge.blocking.run(move || open(&kept, &id)).await? {
         Some(sending) => packs::send(&edge, &parts, sending),
         None => Err(Fault::not_found("no_such_object", format!("object {id} is not here"))),
     }
+}
+
+fn named(raw: &str) -> Result<ObjectId, Fault> {
+    raw.parse().map_err(|bad| Fault::malformed(format!("no object's name: {bad}")))
+}
+
+/// `GET …/objects/{sha256}/from/{base}`
+pub(super) async fn delta(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
+    let (feed, tail) = edge.below(&parts.uri)?;
+    let pair = tail.split_once("/from/");
+    let (result, base) = pair.ok_or_else(|| Fault::malformed("a delta is NEW/from/OLD"))?;
+    let (result, base) = (named(result)?, named(base)?);
+    let kept = Arc::clone(feed);
+    match edge.packing.run(move || open_delta(&kept, &base, &result)).await? {
+        Some(sending) => {
+            edge.metrics.served_delta();
+            packs::send(&edge, &parts, sending)
+        }
+        None => Err(Fault::not_found(
+            "no_delta",
+            format!("there is no delta that would be worth it; ask for the whole object {result}"),
+        )),
+    }
+}
+
+/// Makes a delta between two objects of published commits, or finds the one that is made, and opens
+/// it. Blocks.
+fn open_delta(feed: &Feed, base: &ObjectId, result: &ObjectId) -> store::Result<Option<Sending>> {
+    let store = &feed.desk.store;
+    for id in [result, base] {
+        if !feed.referenced.holds(store, id)? {
+            return Ok(None);
+        }
+    }
+    packs::open_spooled(|| {
+        let Some(delta) = store.delta(base, result)? else { return Ok(None) };
+        let checksum = format!("{result}-{base}-{:08x}", delta.checksum);
+        Ok(Some((delta.path, delta.size, checksum)))
+    })
 }
 
 /// Opens an object, if it is here and a published commit refers to it. Blocks.

@@ -3,7 +3,7 @@
 //! The pack is made once however many ask (the store sees to that); its checksum is its entity tag, so
 //! a transfer that was cut off goes on where it was.
 
-use std::{fs::File, io::ErrorKind, ops::Range, sync::Arc};
+use std::{fs::File, io::ErrorKind, ops::Range, path::PathBuf, sync::Arc};
 
 use axum::{body::Body, extract::State, response::Response};
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
@@ -51,18 +51,25 @@ pub(super) async fn get(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
 
 /// Makes a pack, or finds the one that is made, and opens it. Blocks.
 fn open(store: &Store, have: Option<Oid>, want: Oid) -> store::Result<Sending> {
+    let opened = open_spooled(|| {
+        let pack = store.pack(have, want)?;
+        Ok(Some((pack.path, pack.size, pack.checksum.to_string())))
+    });
+    Ok(opened?.expect("there is always a pack"))
+}
+
+/// Opens what `make` makes or finds in the spool: path, size, checksum. Blocks.
+pub(super) fn open_spooled(
+    make: impl Fn() -> store::Result<Option<(PathBuf, u64, String)>>,
+) -> store::Result<Option<Sending>> {
     let mut tries = 0;
     loop {
-        let pack = store.pack(have, want)?;
-        match File::open(&pack.path) {
-            Ok(file) => {
-                return Ok(Sending { file, size: pack.size, checksum: pack.checksum.to_string() });
-            }
+        let Some((path, size, checksum)) = make()? else { return Ok(None) };
+        match File::open(&path) {
+            Ok(file) => return Ok(Some(Sending { file, size, checksum })),
             // Dropped from the spool between the two calls: it is made again, with the same bytes.
             Err(error) if error.kind() == ErrorKind::NotFound && tries < 3 => tries += 1,
-            Err(source) => {
-                return Err(store::Error::Io { action: "open", path: pack.path, source });
-            }
+            Err(source) => return Err(store::Error::Io { action: "open", path, source }),
         }
     }
 }

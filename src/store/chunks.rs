@@ -129,7 +129,7 @@ impl Cuts {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn of(file: &mut File) -> io::Result<Self> {
+    pub fn of(mut file: &File) -> io::Result<Self> {
         let mut cutter = Cutter::default();
         let mut buffer = vec![0; GATHER];
         loop {
@@ -246,7 +246,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         io::Write::write_all(&mut file, &bytes).unwrap();
         io::Seek::rewind(&mut file).unwrap();
-        assert_eq!(Cuts::of(&mut file).unwrap(), whole);
+        assert_eq!(Cuts::of(&file).unwrap(), whole);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! `Store` is the only door. It is plain blocking code, `Send + Sync`, that knows no tokio. Nothing
 //! unpublished lies in `git/`, and what is in `spool/` may be deleted while nobody has it open.
 //! On disk below `<state>/feeds/<feed>/`: `git/` (bare repository that stock git reads, head at
-//! `refs/heads/main`, checked-out commit at `refs/depsync/checkout`), `git/lfs/objects/`, `spool/`.
+//! `refs/heads/main`, checked-out commit at `refs/depsync/checkout`), `git/lfs/objects/`, `cuts/` (of
+//! these objects, a cache), `spool/`.
 
 mod arrived;
 pub mod chunks;
@@ -30,6 +31,7 @@ mod receive;
 pub mod recipe;
 mod refs;
 mod send;
+mod send_delta;
 mod tree;
 mod unpack;
 
@@ -45,7 +47,8 @@ pub use fold::Folded;
 pub use objects::{Ingested, ObjectWriter};
 pub use pack::{Encoder, MAX_BLOB, PackedBlob};
 pub use publish::Published;
-pub use send::PackFile;
+pub use send::{Built, PackFile};
+pub use send_delta::DeltaFile;
 
 pub use crate::model::Class;
 use crate::model::{Head, Oid};

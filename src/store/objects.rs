@@ -7,14 +7,22 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::{Arc, mpsc},
 };
 
 use rustix::fs::{FlockOperation, flock, ioctl_ficlone};
 use sha2::{Digest, Sha256};
 
-use super::{Error, Result, Store, db::Type, durable, pack};
-use crate::model::{Content, ObjectId, Oid};
+use super::{
+    Error, Result, Store,
+    chunks::{Cuts, Cutter},
+    db::Type,
+    durable, pack,
+};
+use crate::{
+    model::{Content, ObjectId, Oid},
+    sys,
+};
 
 /// An object that was stored from a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,11 +33,14 @@ pub struct Ingested {
     pub size: u64,
 }
 
-const BLOCK: usize = 1 << 20;
-/// Above this, hashing and writing go on two threads: below it, starting one costs more.
-const OVERLAP: u64 = 16 << 20;
-/// How many blocks may wait for the writing thread.
-const BLOCKS_AHEAD: usize = 4;
+/// Stays in the cache of a core while it is hashed, cut and written.
+const BLOCK: usize = 256 << 10;
+/// Above this, hashing, cutting and writing go on threads: below it, starting them costs more.
+const OVERLAP: u64 = 4 << 20;
+/// How many blocks may wait for each thread.
+const BLOCKS_AHEAD: usize = 16;
+/// How much is written before the disk is told to begin with it.
+const WRITE_BEHIND: u64 = 8 << 20;
 
 const POINTER_VERSION: &str = "version https://git-lfs.github.com/spec/v1\n";
 /// Version line, `oid sha256:` with 64 digits, `size ` with 1 to 20 digits.
@@ -97,7 +108,7 @@ impl Store {
         object_path(&self.git, id)
     }
 
-    /// Stores all of a file, from its start, as an object: SHA-256 while it is copied, synced,
+    /// Stores all of a file, from its start, as an object: hashed and cut while it is copied, synced,
     /// renamed. The file is read, never changed.
     ///
     /// # Errors
@@ -106,9 +117,11 @@ impl Store {
         let mut temporary = pack::temporary(&self.spool)?;
         let path = temporary.path().to_owned();
         let to = temporary.as_file_mut();
-        let copied = copy(from, to).map_err(Error::io("copy an artifact to", &path))?;
-        keep(&self.git, &path, &copied.id)?;
-        Ok(copied)
+        let copied = copy(from, to).map_err(Error::io("copy an artifact to", &path));
+        let (object, cuts) = copied?;
+        keep(&self.git, &path, &object.id)?;
+        self.keep_cuts(&object.id, &cuts)?;
+        Ok(object)
     }
 
     /// Starts taking an object in, or goes on with what is here of it.
@@ -132,14 +145,20 @@ impl Store {
             file.set_len(0).map_err(Error::io("empty", &path))?;
             (hasher, offset) = (Sha256::new(), 0);
         }
-        Ok(ObjectWriter { git: self.git.clone(), file, path, hasher, offset, id, size })
+        let behind = WriteBehind { written: offset, begun: offset };
+        Ok(ObjectWriter { git: self.git.clone(), file, path, hasher, offset, behind, id, size })
     }
 }
 
 /// Where git-lfs looks for an object of the repository `git`.
 pub(super) fn object_path(git: &Path, id: &ObjectId) -> PathBuf {
+    shelf(&git.join("lfs/objects"), id)
+}
+
+/// Where something named by an object's id lies in a folder: git-lfs spreads them over two levels.
+pub(super) fn shelf(folder: &Path, id: &ObjectId) -> PathBuf {
     let hex = id.to_string();
-    git.join("lfs/objects").join(&hex[..2]).join(&hex[2..4]).join(&hex)
+    folder.join(&hex[..2]).join(&hex[2..4]).join(&hex)
 }
 
 /// Moves a verified file to its name, durably.
@@ -166,6 +185,7 @@ pub struct ObjectWriter {
     path: PathBuf,
     hasher: Sha256,
     offset: u64,
+    behind: WriteBehind,
     id: ObjectId,
     size: u64,
 }
@@ -185,8 +205,19 @@ impl ObjectWriter {
             return Err(self.refuse(&format!("more than its {} bytes came", self.size)));
         }
         self.file.write_all(bytes).map_err(Error::io("write", &self.path))?;
+        self.behind.wrote(&self.file, bytes.len());
         self.hasher.update(bytes);
         self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Forgets what came: it is to be made in another way.
+    ///
+    /// # Errors
+    /// When the file cannot be emptied.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.file.set_len(0).map_err(Error::io("empty", &self.path))?;
+        (self.hasher, self.offset, self.behind) = (Sha256::new(), 0, WriteBehind::default());
         Ok(())
     }
 
@@ -216,6 +247,18 @@ impl ObjectWriter {
     }
 }
 
+/// For what makes an object here, out of another: see [`ObjectWriter::write`].
+impl Write for ObjectWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        ObjectWriter::write(self, bytes).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Reads exactly what `Store::pointer` writes.
 fn parse_pointer(bytes: &[u8]) -> Option<Ingested> {
     let text = std::str::from_utf8(bytes).ok()?.strip_prefix(POINTER_VERSION)?;
@@ -224,38 +267,94 @@ fn parse_pointer(bytes: &[u8]) -> Option<Ingested> {
     (Store::pointer(&object) == bytes).then_some(object)
 }
 
-/// Copies a whole file and hashes the copy's bytes.
-fn copy(from: &mut File, to: &mut File) -> io::Result<Ingested> {
+/// Copies a whole file; hashes and cuts the copy's bytes.
+fn copy(from: &mut File, to: &mut File) -> io::Result<(Ingested, Cuts)> {
     from.seek(SeekFrom::Start(0))?;
     // A clone has the bytes of one moment, whatever the source's writers do meanwhile.
     if ioctl_ficlone(&*to, &*from).is_ok() {
-        return hash_and(to, |_| Ok(()));
+        return read_through(to, None);
     }
-    if from.metadata()?.len() <= OVERLAP {
-        return hash_and(from, |block| to.write_all(&block));
+    read_through(from, Some(to))
+}
+
+fn read_through(from: &mut File, to: Option<&mut File>) -> io::Result<(Ingested, Cuts)> {
+    if from.metadata()?.len() > OVERLAP {
+        return read_on_threads(from, to);
     }
+    let (mut hasher, mut cutter) = (Sha256::new(), Cutter::default());
+    let size = read_blocks(from, |block| {
+        hasher.update(&block);
+        cutter.push(&block);
+        to.as_deref().map_or(Ok(()), |mut to| to.write_all(&block))
+    })?;
+    Ok((Ingested { id: ObjectId::from_bytes(hasher.finalize().into()), size }, cutter.finish()))
+}
+
+/// Reads and hashes here, writes and cuts beside it.
+fn read_on_threads(from: &mut File, to: Option<&mut File>) -> io::Result<(Ingested, Cuts)> {
     std::thread::scope(|scope| {
-        let (send, receive) = mpsc::sync_channel::<Vec<u8>>(BLOCKS_AHEAD);
-        let writer =
-            scope.spawn(move || receive.into_iter().try_for_each(|block| to.write_all(&block)));
+        let (to_cutter, blocks) = mpsc::sync_channel::<Arc<Vec<u8>>>(BLOCKS_AHEAD);
+        let cutter = scope.spawn(move || {
+            let mut cutter = Cutter::default();
+            for block in blocks {
+                cutter.push(&block);
+            }
+            cutter.finish()
+        });
+        let writer = to.map(|to| {
+            let (to_writer, blocks) = mpsc::sync_channel::<Arc<Vec<u8>>>(BLOCKS_AHEAD);
+            (to_writer, scope.spawn(move || write_blocks(to, &blocks)))
+        });
+        let mut hasher = Sha256::new();
         // A writer that failed has hung up; its error is the one that counts.
-        let copied = hash_and(from, |block| send.send(block).map_err(io::Error::other));
-        drop(send);
-        writer.join().expect("writing does not panic")?;
-        copied
+        let size = read_blocks(from, |block| {
+            let block = Arc::new(block);
+            if let Some((to_writer, _)) = &writer {
+                to_writer.send(Arc::clone(&block)).map_err(io::Error::other)?;
+            }
+            to_cutter.send(Arc::clone(&block)).map_err(io::Error::other)?;
+            hasher.update(&*block);
+            Ok(())
+        });
+        drop(to_cutter);
+        let cuts = cutter.join().expect("cutting does not panic");
+        if let Some((to_writer, writer)) = writer {
+            drop(to_writer);
+            writer.join().expect("writing does not panic")?;
+        }
+        let id = ObjectId::from_bytes(hasher.finalize().into());
+        Ok((Ingested { id, size: size? }, cuts))
     })
 }
 
-fn hash_and(
-    from: &mut File,
-    mut take: impl FnMut(Vec<u8>) -> io::Result<()>,
-) -> io::Result<Ingested> {
-    let mut hasher = Sha256::new();
-    let size = read_blocks(from, |block| {
-        hasher.update(&block);
-        take(block)
-    })?;
-    Ok(Ingested { id: ObjectId::from_bytes(hasher.finalize().into()), size })
+/// Writes blocks, and has the disk begin with them while the next are still on their way.
+fn write_blocks(to: &mut File, blocks: &mpsc::Receiver<Arc<Vec<u8>>>) -> io::Result<()> {
+    let mut behind = WriteBehind::default();
+    for block in blocks {
+        to.write_all(&block)?;
+        behind.wrote(to, block.len());
+    }
+    Ok(())
+}
+
+/// Has the disk begin with what was written, a stretch at a time, so that a sync at the end has
+/// little left to wait for.
+#[derive(Debug, Default)]
+struct WriteBehind {
+    written: u64,
+    begun: u64,
+}
+
+impl WriteBehind {
+    /// So many more bytes were appended.
+    fn wrote(&mut self, to: &File, bytes: usize) {
+        self.written += bytes as u64;
+        let waiting = self.written - self.begun;
+        if waiting >= WRITE_BEHIND {
+            sys::start_writing(to, self.begun, waiting);
+            self.begun = self.written;
+        }
+    }
 }
 
 /// Reads to the end; returns how many bytes there were.

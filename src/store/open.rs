@@ -13,6 +13,7 @@ use super::{
     pack::TEMPORARY,
     refs,
     send::Building,
+    send_delta::{ENDING as DELTA, sweep_cuts},
 };
 use crate::sys;
 
@@ -75,9 +76,13 @@ fn sweep(dir: &Path) -> Result<()> {
     })?;
     remove_where(&dir.join("spool"), |path| {
         let name = name_of(path);
-        // Packs to send are made again.
-        name.starts_with(TEMPORARY) || name.ends_with(PACK) || is_useless_part(&git, path)
-    })
+        // Packs and deltas to send are made again.
+        name.starts_with(TEMPORARY)
+            || name.ends_with(PACK)
+            || name.ends_with(DELTA)
+            || is_useless_part(&git, path)
+    })?;
+    sweep_cuts(&git)
 }
 
 /// A kill between moving in the pack and its index.

@@ -9,7 +9,10 @@ use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use super::{
@@ -57,21 +60,36 @@ impl PackFile {
 pub(super) struct Building {
     names: Mutex<HashSet<String>>,
     done: Condvar,
+    packs: AtomicU64,
+    deltas: AtomicU64,
 }
 
-/// The right to build one pack; given back when dropped, by failure as well.
-struct Turn<'a> {
+/// What was built since the start, and not merely sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Built {
+    /// Packs.
+    pub packs: u64,
+    /// Deltas, with those that turned out not to be worth it.
+    pub deltas: u64,
+}
+
+/// The right to build one pack or delta; given back when dropped, by failure as well.
+pub(super) struct Turn<'a> {
     building: &'a Building,
     name: &'a str,
 }
 
 impl Building {
     /// Waits until nobody builds this one.
-    fn turn<'a>(&'a self, name: &'a str) -> Turn<'a> {
+    pub(super) fn turn<'a>(&'a self, name: &'a str) -> Turn<'a> {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let free = self.done.wait_while(names, |names| names.contains(name));
         free.unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
         Turn { building: self, name }
+    }
+
+    pub(super) fn count_delta(&self) {
+        self.deltas.fetch_add(1, Relaxed);
     }
 }
 
@@ -106,8 +124,15 @@ impl Store {
         }
         let Pack { file, size, checksum, .. } = self.build(have.as_ref(), want)?;
         file.persist(&path).map_err(|e| Error::io("move in", &path)(e.error))?;
+        self.building.packs.fetch_add(1, Relaxed);
         self.drop_oldest(&path)?;
         Ok(PackFile { path, size, checksum })
+    }
+
+    /// How many packs and deltas were built to be sent.
+    pub fn built(&self) -> Built {
+        let Building { packs, deltas, .. } = &self.building;
+        Built { packs: packs.load(Relaxed), deltas: deltas.load(Relaxed) }
     }
 
     /// Where the pack of one commit lies, if it was published or received alone.

@@ -75,6 +75,34 @@ async fn only_objects_of_published_commits_are_given() {
     assert_eq!(world.get("objects/xyz", &[]).await.status(), StatusCode::BAD_REQUEST);
 }
 
+#[tokio::test]
+async fn a_delta_resumes_and_is_given_only_where_it_is_worth_it() {
+    let world = World::primary();
+    let old = bytes(600_000);
+    let new = [&bytes(600_000)[..], b"more"].concat();
+    let (other, unpublished) = (vec![1; 600_000], bytes(600_002));
+    world.publish(&[("a", Put::Object(&old))]);
+    world.publish(&[("a", Put::Object(&new)), ("b", Put::Object(&other))]);
+    let from = |new: &[u8], old: &[u8]| format!("objects/{}/from/{}", sha256(new), sha256(old));
+    let whole = world.get(&from(&new, &old), &[]).await;
+    assert_eq!(whole.status(), StatusCode::OK);
+    let tag = header(&whole, "etag").to_owned();
+    let whole = body(whole).await;
+    assert!(whole.starts_with(b"dsdelta") && whole.len() < 300);
+    let range = [("range", "bytes=50-"), ("if-range", &*tag)];
+    let rest = world.get(&from(&new, &old), &range).await;
+    assert_eq!(rest.status(), StatusCode::PARTIAL_CONTENT);
+    assert_eq!(body(rest).await, whole[50..]);
+    for (new, old) in [(&other, &old), (&unpublished, &old), (&new, &unpublished)] {
+        let answer = world.get(&from(new, old), &[]).await;
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+        let error: serde_json::Value = serde_json::from_slice(&body(answer).await).unwrap();
+        assert_eq!(error["error"], "no_delta");
+    }
+    let odd = format!("objects/{}/from/xyz", sha256(&new));
+    assert_eq!(world.get(&odd, &[]).await.status(), StatusCode::BAD_REQUEST);
+}
+
 async fn connect(world: &World) -> (TcpStream, CancellationToken, tokio::task::JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();

@@ -35,6 +35,87 @@ fn an_artifact_is_stored_once_under_its_sha256() {
     assert_eq!(fs::read_dir(world.store.spool()).unwrap().count(), 0);
 }
 
+fn ingest(world: &World, bytes: &[u8]) -> ObjectId {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    world.store.ingest(&mut file).unwrap().id
+}
+
+fn is_kept(world: &World, id: &ObjectId) -> bool {
+    let hex = id.to_string();
+    world.dir.path().join("cuts").join(&hex[..2]).join(&hex[2..4]).join(&hex).exists()
+}
+
+#[test]
+fn a_delta_is_made_once_and_makes_the_object() {
+    let world = World::new();
+    let old = noise(1, 6 << 20);
+    let new = [&old[..1 << 20], &noise(2, 5000), &old[1 << 20..]].concat();
+    let [old_id, new_id] = [&old, &new].map(|bytes| ingest(&world, bytes));
+    let made: Vec<_> = std::thread::scope(|scope| {
+        let ask = || scope.spawn(|| world.store.delta(&old_id, &new_id).unwrap().unwrap());
+        let asked: Vec<_> = (0..8).map(|_| ask()).collect();
+        asked.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(made.iter().all(|delta| *delta == made[0]));
+    assert!(made[0].size < 5300, "{}", made[0].size);
+    assert_eq!(world.store.built().deltas, 1);
+
+    let mirror = World::new();
+    let base = mirror.store.open_object(&ingest(&mirror, &old)).unwrap().unwrap();
+    let mut writer = mirror.store.object_writer(new_id, new.len() as u64).unwrap();
+    writer.write(&new[..77]).unwrap();
+    writer.start_again().unwrap();
+    let header = delta::Header { base: old_id, result: new_id, size: new.len() as u64 };
+    let came = File::open(&made[0].path).unwrap();
+    delta::apply(&header, &base, came, &mut writer).unwrap();
+    writer.finish().unwrap();
+    assert!(stored(&mirror, &new_id).unwrap() == new);
+    // What came is what a mirror below would be sent.
+    let came = mirror.store.spool().join("came");
+    fs::copy(&made[0].path, &came).unwrap();
+    mirror.store.keep_delta(&old_id, &new_id, &came).unwrap();
+    let relayed = mirror.store.delta(&old_id, &new_id).unwrap().unwrap();
+    assert_eq!(fs::read(relayed.path).unwrap(), fs::read(&made[0].path).unwrap());
+    assert_eq!(mirror.store.built().deltas, 0);
+}
+
+#[test]
+fn cuts_that_are_lost_or_damaged_are_made_again_and_those_without_an_object_go() {
+    let world = World::new();
+    let (old, new) = (noise(3, 700_000), [noise(3, 700_000), vec![7; 9]].concat());
+    let [old_id, new_id] = [&old, &new].map(|bytes| ingest(&world, bytes));
+    assert!(is_kept(&world, &old_id) && is_kept(&world, &new_id));
+    let first = world.store.delta(&old_id, &new_id).unwrap().unwrap();
+    let bytes = fs::read(&first.path).unwrap();
+
+    world.store.forget_cuts(&old_id).unwrap();
+    let hex = new_id.to_string();
+    let cuts = world.dir.path().join("cuts").join(&hex[..2]).join(&hex[2..4]).join(&hex);
+    fs::write(cuts, b"damaged").unwrap();
+    fs::remove_file(&first.path).unwrap();
+    let again = world.store.delta(&old_id, &new_id).unwrap().unwrap();
+    assert_eq!(fs::read(&again.path).unwrap(), bytes);
+    assert!(is_kept(&world, &old_id));
+
+    fs::remove_file(world.store.object_path(&old_id)).unwrap();
+    let World { dir, store } = world;
+    drop(store);
+    let world = World { store: Store::open(dir.path()).unwrap(), dir };
+    assert!(!is_kept(&world, &old_id) && is_kept(&world, &new_id));
+    assert_eq!(world.store.delta(&old_id, &new_id).unwrap(), None);
+}
+
+#[test]
+fn a_delta_that_saves_too_little_is_none_and_not_tried_again() {
+    let world = World::new();
+    let [old, new] = [5, 7].map(|seed| ingest(&world, &noise(seed, 600_000)));
+    for _ in 0..3 {
+        assert_eq!(world.store.delta(&old, &new).unwrap(), None);
+    }
+    assert_eq!(world.store.built().deltas, 1);
+}
+
 #[test]
 fn a_mirror_knows_which_objects_it_lacks() {
     let (hub, mirror) = (World::new(), World::new());
