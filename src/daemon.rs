@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bus::{Board, Desk},
+    bus::{self, Board, Desk},
     config::{self, Checkout, FeedSettings, Mirror, Primary, Role, Settings},
     disk::{self, Aside, Root},
     ledger::{
@@ -204,6 +204,11 @@ impl Node {
         }
         let served = serve::run(listener, Arc::clone(&edge), stop.clone());
         stages.spawn(async { served.await.map_err(Error::from) });
+        stages.spawn(reach(
+            Board::new(self.feeds.iter().map(|feed| Arc::clone(&feed.desk))),
+            http_client()?,
+            stop.clone(),
+        ));
         stages.spawn(reload(signals.hangup, self.settings.regions.clone(), edge, stop.clone()));
         self.state.write_address(&address.to_string())?;
         tracing::info!(node = %self.settings.node, id = %self.state.node(), "listening on http://{address}");
@@ -425,6 +430,12 @@ async fn keep_bindings(
         let kept = tokio::task::spawn_blocking(kept).await;
         kept.map_err(|panic| Error::Ended(panic.to_string()))??;
     }
+}
+
+/// Tries where regions say that they are reached.
+async fn reach(board: Board, http: reqwest::Client, stop: CancellationToken) -> Result<(), Error> {
+    bus::reach::watch(board, http, stop).await;
+    Ok(())
 }
 
 /// SIGHUP reads the region table again; a wrong one is said and the old one stays.

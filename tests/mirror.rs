@@ -440,6 +440,8 @@ async fn the_upstream_knows_who_serves_the_region_and_how_far_it_is() {
     let mut state = running.desk.state.subscribe();
     let serving = state.wait_for(|state| state.standing == Standing::Serving);
     tokio::time::timeout(DEADLINE, serving).await.unwrap().unwrap();
+    let id = "mirror".parse().unwrap();
+    hub.desk.reached(&id, "http://mirror.example", bus::roster::Reach::Reached);
     let node = hub.desk.region_node(&"eu".parse().unwrap()).unwrap();
     assert_eq!((node.node.as_str(), node.url.as_str()), ("mirror", "http://mirror.example"));
 

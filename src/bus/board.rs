@@ -4,33 +4,77 @@
 //! skips and nothing piles up. Nothing here is the truth about content: that is the store.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::{oneshot, watch};
 
 use crate::{
     bus::{
+        fleet::Verdict,
         frame::{Ack, Fault, Progress, Pulse, Standing},
-        roster::{Caller, Follower, RegionNode, Roster},
+        report::Report,
+        roster::{Caller, Follower, Reach, RegionNode, Roster},
     },
-    model::{Bindings, FeedName, Head, NodeId, Oid, RegionName, RelPath},
+    model::{Bindings, FeedName, Head, NodeId, Oid, RegionName, RelPath, Target},
     store::{Published, Store},
 };
+
+/// Followers that may fetch at the same moment, what each further one adds to the time over which
+/// they spread, and the longest such time.
+const AT_ONCE: u32 = 50;
+const SPREAD_EACH: Duration = Duration::from_millis(10);
+const MAX_SPREAD: Duration = Duration::from_secs(20);
+/// Callers that were turned away and are remembered.
+const MAX_TURNED_AWAY: usize = 50;
 
 /// All feeds of this node.
 #[derive(Default, Clone)]
 pub struct Board {
     desks: Arc<BTreeMap<FeedName, Arc<Desk>>>,
+    turned_away: Arc<Mutex<VecDeque<TurnedAway>>>,
+}
+
+/// A caller that could not be talked with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnedAway {
+    /// Who: its name, or its address where it did not say one.
+    pub who: String,
+    /// The feed that it asked for.
+    pub feed: String,
+    /// Why.
+    pub fault: Fault,
+    /// When, the last time.
+    pub at: SystemTime,
 }
 
 impl Board {
     /// A board with these desks.
     pub fn new(desks: impl IntoIterator<Item = Arc<Desk>>) -> Self {
         let desks = desks.into_iter().map(|desk| (desk.feed.clone(), desk)).collect();
-        Board { desks: Arc::new(desks) }
+        Board { desks: Arc::new(desks), turned_away: Arc::default() }
+    }
+
+    /// Remembers a caller that was turned away; true when that is news.
+    pub fn turn_away(&self, caller: TurnedAway) -> bool {
+        let mut known = self.turned_away.lock().expect("no holder panics");
+        let same = |old: &TurnedAway| {
+            (&old.who, &old.feed, &old.fault) == (&caller.who, &caller.feed, &caller.fault)
+        };
+        if let Some(old) = known.iter_mut().find(|old| same(old)) {
+            old.at = caller.at;
+            return false;
+        }
+        known.truncate(MAX_TURNED_AWAY - 1);
+        known.push_front(caller);
+        true
+    }
+
+    /// Callers that were turned away, the newest first.
+    pub fn turned_away(&self) -> Vec<TurnedAway> {
+        self.turned_away.lock().expect("no holder panics").iter().cloned().collect()
     }
 
     /// The desk of a feed; none when this node does not carry it.
@@ -59,6 +103,12 @@ pub struct Desk {
     pub profile: watch::Sender<String>,
     /// Which node serves which region; whoever assembles the node keeps it across restarts.
     pub bindings: watch::Sender<Bindings>,
+    /// Who is to stay where it is; whoever assembles the node keeps it across restarts.
+    pub paused: watch::Sender<Vec<Target>>,
+    /// Woken by whatever changes in what is known of followers.
+    pub changes: watch::Sender<()>,
+    /// Woken by each hello.
+    pub hellos: watch::Sender<()>,
     /// Where that stage takes requests from the edge; see [`Desk::ask`].
     pub mailbox: Mutex<Option<Mailbox>>,
     roster: Mutex<Roster>,
@@ -77,6 +127,9 @@ impl Desk {
             state: watch::Sender::default(),
             profile: watch::Sender::default(),
             bindings: watch::Sender::new(bindings.clone()),
+            paused: watch::Sender::default(),
+            changes: watch::Sender::default(),
+            hellos: watch::Sender::default(),
             mailbox: Mutex::default(),
             roster: Mutex::new(Roster::new(Instant::now(), bindings)),
         }
@@ -92,7 +145,7 @@ impl Desk {
             }
             is_new
         });
-        self.roster().posted(Instant::now(), head);
+        self.change(|roster| roster.posted(Instant::now(), head));
     }
 
     /// The head as posted.
@@ -120,6 +173,68 @@ impl Desk {
         self.roster().region_node(Instant::now(), region)
     }
 
+    /// A live node, where its address is known and leads to it.
+    pub fn live_node(&self, node: &NodeId) -> Option<RegionNode> {
+        self.roster().live_node(Instant::now(), node)
+    }
+
+    /// Who has verified a head, and which regions have not.
+    pub fn verdict(&self, head: &Head) -> Verdict {
+        self.roster().verdict(Instant::now(), head, &self.paused.borrow())
+    }
+
+    /// Waits until every region has verified a head, until `deadline` at the latest: what stands
+    /// in the verdict then is the answer.
+    pub async fn wait_verified(&self, head: &Head, deadline: Instant) -> Verdict {
+        let mut changed = self.changes.subscribe();
+        let mut paused = self.paused.subscribe();
+        loop {
+            let verdict = self.verdict(head);
+            if verdict.is_complete() {
+                return verdict;
+            }
+            tokio::select! {
+                Ok(()) = changed.changed() => {}
+                Ok(()) = paused.changed() => {}
+                () = tokio::time::sleep_until(deadline.into()) => return verdict,
+                else => return verdict,
+            }
+        }
+    }
+
+    /// Whether a node is to stay where it is.
+    pub fn is_paused(&self, node: &NodeId, region: Option<&RegionName>) -> bool {
+        self.paused.borrow().iter().any(|target| target.is_about(node, region))
+    }
+
+    /// Over how long followers are to spread their fetches: each costs this node a request and a
+    /// pack's bytes, and a hundred at once delay each other.
+    pub fn spread(&self) -> Duration {
+        let followers = u32::try_from(self.roster().followers().count()).unwrap_or(u32::MAX);
+        let more = followers.saturating_sub(AT_ONCE);
+        (SPREAD_EACH * more).min(MAX_SPREAD)
+    }
+
+    /// What this node, `own`, has to tell its upstream of all below it.
+    pub fn reports(&self, own: &NodeId) -> Vec<Report> {
+        self.roster().reports(Instant::now(), own, &self.paused.borrow())
+    }
+
+    /// Notes what a relay says of the nodes below it.
+    pub fn reported(&self, relay: &NodeId, reports: Vec<Report>) {
+        self.change(|roster| roster.reported(relay, reports));
+    }
+
+    /// Addresses that are to be tried: the new ones, or all again.
+    pub fn to_reach(&self, again: bool) -> Vec<(NodeId, String)> {
+        self.roster().to_reach(again)
+    }
+
+    /// Notes whether an address leads to its node; true when that is news.
+    pub fn reached(&self, node: &NodeId, url: &str, reach: Reach) -> bool {
+        self.change(|roster| roster.reached(node, url, reach))
+    }
+
     /// A live follower that is ahead of our head or on another line.
     pub fn ahead(&self) -> Option<Follower> {
         self.roster().ahead_of(Instant::now(), self.head().as_ref()).cloned()
@@ -136,7 +251,9 @@ impl Desk {
     /// When the node is here already with another token, or nobody more can be taken.
     pub fn register(&self, caller: Caller) -> Result<(u64, Standing), Fault> {
         let head = self.head();
-        self.change(|roster| roster.register(Instant::now(), caller, head))
+        let registered = self.change(|roster| roster.register(Instant::now(), caller, head));
+        self.hellos.send_replace(());
+        registered
     }
 
     /// Notes a sign of life; see [`Roster::heard`].
@@ -146,7 +263,7 @@ impl Desk {
 
     /// Notes a report.
     pub fn acked(&self, node: &NodeId, ack: Ack) {
-        self.roster().acked(Instant::now(), node, ack);
+        self.change(|roster| roster.acked(Instant::now(), node, ack));
     }
 
     /// Notes how far a follower's fetch is.
@@ -156,13 +273,14 @@ impl Desk {
 
     /// Notes that a connection is over.
     pub fn gone(&self, node: &NodeId, connection: u64) {
-        self.roster().gone(node, connection);
+        self.change(|roster| roster.gone(node, connection));
     }
 
-    /// Changes the roster, and says so when the bindings are other ones afterwards.
+    /// Changes the roster and says so, also when the bindings are other ones afterwards.
     fn change<T>(&self, change: impl FnOnce(&mut Roster) -> T) -> T {
         let mut roster = self.roster();
         let result = change(&mut roster);
+        self.changes.send_replace(());
         self.bindings.send_if_modified(|kept| {
             let differs = kept != roster.bindings();
             if differs {

@@ -8,6 +8,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::report::Below;
 use crate::model::{FeedName, Head, Label, NodeId, Oid, RegionName};
 
 /// The WebSocket subprotocol.
@@ -65,6 +66,8 @@ pub enum FromFollower {
     Ack(Ack),
     /// How far a transfer is.
     Progress(Progress),
+    /// A relay: what has changed among the nodes below it.
+    Below(Below),
     /// Of a newer program: ignored.
     #[serde(other)]
     Unknown,
@@ -94,6 +97,30 @@ pub struct Hello {
     /// What its store holds, which may be ahead of `have`.
     #[serde(default)]
     pub fetched: Option<Head>,
+    /// The feed's name there; none: the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feed: Option<FeedName>,
+    /// The part of the feed that it keeps; empty: all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+}
+
+impl Hello {
+    /// Of a node that says no more of itself than who it is.
+    pub fn of(node: NodeId, label: Label) -> Self {
+        Hello {
+            protocol: PROTOCOL,
+            node,
+            label,
+            region: None,
+            url: None,
+            port: None,
+            have: None,
+            fetched: None,
+            feed: None,
+            paths: Vec::new(),
+        }
+    }
 }
 
 /// The upstream's answer to a hello.
@@ -114,6 +141,12 @@ pub struct Welcome {
     /// Whether the follower serves the region that it named.
     #[serde(default)]
     pub standing: Standing,
+    /// Whether the follower is to stay where it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// Over how many milliseconds the followers are to spread their fetches.
+    #[serde(default)]
+    pub spread_ms: u64,
     /// What the follower's operator should know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
@@ -142,10 +175,16 @@ pub struct Heartbeat {
     /// As in the welcome: a standby hears by this that it has taken over.
     #[serde(default)]
     pub standing: Standing,
+    /// As in the welcome.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// As in the welcome.
+    #[serde(default)]
+    pub spread_ms: u64,
 }
 
 /// The follower's sign of life.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulse {
     /// What it has verified in its directory.
     #[serde(default)]
@@ -153,6 +192,12 @@ pub struct Pulse {
     /// What its store holds.
     #[serde(default)]
     pub fetched: Option<Head>,
+    /// Why it does not move on though nothing is wrong: paused there, pinned, waiting for its hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
+    /// Its last failure, until that is mended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A head as it is announced, without the pack that may follow it.
@@ -423,7 +468,12 @@ mod tests {
         let beat: FromUpstream = decode(r#"{"type":"heartbeat","standing":"levitating"}"#).unwrap();
         assert_eq!(
             beat,
-            FromUpstream::Heartbeat(Heartbeat { head: None, standing: Standing::Mirror })
+            FromUpstream::Heartbeat(Heartbeat {
+                head: None,
+                standing: Standing::Mirror,
+                paused: false,
+                spread_ms: 0
+            })
         );
     }
 

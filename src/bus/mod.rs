@@ -2,12 +2,17 @@
 //!
 //! `frame` is the wire (protocol `depsync.v1`); `board` is this process's own picture: heads
 //! posted, and the mailbox by which the edge asks a stage for something; `roster` is who follows
-//! and which of them serves which region. A message is only a hint: a follower that hears none
+//! and which of them serves which region, `report` what a relay says of those below it, `fleet`
+//! who has verified a head, `reach` whether a region's address leads to it. A message is only a hint: a follower that hears none
 //! still converges by heartbeats and polls.
 
 pub mod board;
+pub mod fleet;
 pub mod frame;
+pub mod reach;
+pub mod report;
 pub mod roster;
 
-pub use board::{Approval, Board, DeletionsHeld, Desk, Held, Mailbox, Request, State};
+pub use board::{Approval, Board, DeletionsHeld, Desk, Held, Mailbox, Request, State, TurnedAway};
+pub use fleet::Verdict;
 pub use roster::{Caller, Follower, RegionNode};

@@ -11,8 +11,12 @@ use std::{
 };
 
 use crate::{
-    bus::frame::{Ack, Fault, Hello, Outcome, Progress, Pulse, Standing},
-    model::{Binding, Bindings, Head, NodeId, RegionName, Step},
+    bus::{
+        fleet::{Excuse, Member, Verdict},
+        frame::{Ack, Fault, Hello, Outcome, Progress, Pulse, Standing},
+        report::Report,
+    },
+    model::{Binding, Bindings, FeedName, Head, NodeId, RegionName, Step, Target},
 };
 
 /// A node that was not heard for this long is taken for dead: four heartbeats.
@@ -60,8 +64,28 @@ pub struct Follower {
     pub progress: Option<Progress>,
     /// Since when it lacks what it should have.
     pub behind_since: Option<Instant>,
+    /// Why it does not move on though nothing is wrong, in its own words.
+    pub waits: Option<String>,
+    /// Whether its address leads to it.
+    pub reach: Reach,
+    /// What it says of the nodes below it.
+    pub below: BTreeMap<NodeId, Report>,
+    /// Its last failure, until that is mended.
+    failure: Option<String>,
     /// Which of its connections counts.
     connection: u64,
+}
+
+/// Whether the address that a node advertises leads to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// Not tried yet.
+    #[default]
+    Untried,
+    /// It does.
+    Reached,
+    /// It does not, and why.
+    Unreachable(String),
 }
 
 /// The node to which a region's clients are led.
@@ -75,6 +99,10 @@ pub struct RegionNode {
     pub have: Option<Head>,
     /// What its store holds, and so can serve.
     pub fetched: Option<Head>,
+    /// The feed's name there; none: the same as here.
+    pub feed: Option<FeedName>,
+    /// The part of the feed that it keeps; empty: all of it.
+    pub paths: Vec<String>,
 }
 
 /// The followers of one feed.
@@ -95,6 +123,34 @@ impl Follower {
     /// For how long it has lacked what it should have; zero when it has it.
     pub fn lag(&self, now: Instant) -> Duration {
         self.behind_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Its last failure, until that is mended.
+    pub fn error(&self) -> Option<&str> {
+        let refused = self.last_ack.as_ref().filter(|ack| ack.outcome != Outcome::Verified);
+        let refused = refused.and_then(|ack| ack.error.as_deref());
+        self.failure.as_deref().or(refused)
+    }
+
+    /// Where clients reach it.
+    fn serves(&self) -> Option<RegionNode> {
+        Some(RegionNode {
+            node: self.hello.node.clone(),
+            url: self.url.clone().filter(|_| self.reach == Reach::Reached)?,
+            have: self.have,
+            fetched: self.fetched,
+            feed: self.hello.feed.clone(),
+            paths: self.hello.paths.clone(),
+        })
+    }
+
+    /// Why nobody waits for it.
+    fn excuse(&self, paused: &[Target]) -> Option<String> {
+        let hello = &self.hello;
+        if paused.iter().any(|target| target.is_about(&hello.node, hello.region.as_ref())) {
+            return Some("it is paused".to_owned());
+        }
+        excuse(self.standing, self.waits.as_ref())
     }
 
     fn wants(&mut self, now: Instant, want: Option<Head>) {
@@ -135,6 +191,12 @@ impl Roster {
         self.connections += 1;
         let connection = self.connections;
         let standing = self.claim(now, &hello, token.as_ref());
+        let known = self.followers.remove(&hello.node);
+        // What was found out of it stays true while its address is the same.
+        let same = known.as_ref().filter(|known| known.url == url);
+        let reach = same.map(|known| known.reach.clone()).unwrap_or_default();
+        let (last_ack, verified_at, below) =
+            known.map(|known| (known.last_ack, known.verified_at, known.below)).unwrap_or_default();
         let mut follower = Follower {
             url,
             token,
@@ -144,10 +206,14 @@ impl Roster {
             want: None,
             have: hello.have,
             fetched: hello.fetched,
-            last_ack: known_ack(&self.followers, &hello.node),
-            verified_at: None,
+            last_ack,
+            verified_at,
             progress: None,
             behind_since: None,
+            waits: None,
+            reach,
+            below,
+            failure: None,
             connection,
             hello,
         };
@@ -171,6 +237,8 @@ impl Roster {
         if let Some(pulse) = pulse {
             follower.have = pulse.have;
             follower.fetched = pulse.fetched;
+            follower.waits.clone_from(&pulse.waits);
+            follower.failure.clone_from(&pulse.error);
             follower.wants(now, follower.want);
         }
         let (hello, token) = (follower.hello.clone(), follower.token.clone());
@@ -189,6 +257,7 @@ impl Roster {
             follower.fetched = Some(newer(follower.fetched, ack.head));
             follower.verified_at = Some(now);
             follower.progress = None;
+            follower.failure = None;
             follower.wants(now, follower.want);
         }
         follower.last_ack = Some(ack);
@@ -218,23 +287,92 @@ impl Roster {
         }
     }
 
-    /// Forgets a node and what it was bound to; false when it is not known or still connected.
-    pub fn forget(&mut self, node: &NodeId) -> bool {
-        if self.followers.get(node).is_none_or(|known| known.connected) {
-            return false;
+    /// Notes what a relay says of the nodes below it.
+    pub fn reported(&mut self, relay: &NodeId, reports: Vec<Report>) {
+        let Some(relay) = self.followers.get_mut(relay) else { return };
+        for report in reports {
+            if report.forgotten {
+                relay.below.remove(&report.node);
+            } else if relay.below.len() < MAX_FOLLOWERS || relay.below.contains_key(&report.node) {
+                relay.below.insert(report.node.clone(), report);
+            }
         }
-        self.followers.remove(node);
-        self.bindings.retain(|_, bound| bound.node != *node);
-        true
     }
 
-    /// The live node that serves a region, where its address is known.
+    /// What this node, `own`, has to tell of all below it.
+    pub fn reports(&self, now: Instant, own: &NodeId, paused: &[Target]) -> Vec<Report> {
+        let of = |follower: &Follower| {
+            Report::of(follower, own, follower.is_live(now), follower.excuse(paused))
+        };
+        let below = self.followers.values().flat_map(|follower| {
+            let live = follower.is_live(now);
+            // Who is below a node that is away has not been heard either.
+            follower
+                .below
+                .values()
+                .map(move |report| Report { live: report.live && live, ..report.clone() })
+        });
+        self.followers.values().map(of).chain(below).collect()
+    }
+
+    /// Followers whose address is to be tried: not yet tried, or again.
+    pub fn to_reach(&self, again: bool) -> Vec<(NodeId, String)> {
+        let wanted = |known: &&Follower| {
+            let is_region = known.hello.region.is_some() && known.connected;
+            is_region && (again || known.reach == Reach::Untried)
+        };
+        let address = |known: &Follower| Some((known.hello.node.clone(), known.url.clone()?));
+        self.followers.values().filter(wanted).filter_map(address).collect()
+    }
+
+    /// Notes whether an address leads to the node; true when that is news.
+    pub fn reached(&mut self, node: &NodeId, url: &str, reach: Reach) -> bool {
+        let known = self.followers.get_mut(node).filter(|known| known.url.as_deref() == Some(url));
+        known.is_some_and(|known| std::mem::replace(&mut known.reach, reach) != known.reach)
+    }
+
+    /// Forgets a node and what it was bound to; false when it is not known or still connected.
+    pub fn forget(&mut self, node: &NodeId) -> bool {
+        if self.followers.get(node).is_some_and(|known| known.connected) {
+            return false;
+        }
+        let known = self.followers.remove(node).is_some();
+        let bound = self.bindings.len();
+        self.bindings.retain(|_, bound| bound.node != *node);
+        known || self.bindings.len() < bound
+    }
+
+    /// The live node that serves a region, where its address is known and leads to it.
     pub fn region_node(&self, now: Instant, region: &RegionName) -> Option<RegionNode> {
-        let bound = self.bindings.get(region)?;
-        let follower = self.followers.get(&bound.node).filter(|known| known.is_live(now))?;
-        let node = bound.node.clone();
-        let url = follower.url.clone()?;
-        Some(RegionNode { node, url, have: follower.have, fetched: follower.fetched })
+        self.live_node(now, &self.bindings.get(region)?.node)
+    }
+
+    /// A live node, where its address is known and leads to it.
+    pub fn live_node(&self, now: Instant, node: &NodeId) -> Option<RegionNode> {
+        self.followers.get(node).filter(|known| known.is_live(now))?.serves()
+    }
+
+    /// Who has verified a head: every region that is known, here and through relays.
+    pub fn verdict(&self, now: Instant, head: &Head, paused: &[Target]) -> Verdict {
+        let mut verdict = Verdict::default();
+        for follower in self.followers.values() {
+            let excuse = follower.excuse(paused).map_or(Excuse::None, Excuse::Because);
+            verdict.add(follower.member(now), follower.have.as_ref(), head, excuse);
+            for report in follower.below.values() {
+                let excuse = excuse_of(report).map_or(Excuse::None, Excuse::Because);
+                let live = report.live && follower.is_live(now);
+                verdict.add(member_of(report, live), report.have.as_ref(), head, excuse);
+            }
+        }
+        // Known from before a restart, and not heard since.
+        for (region, bound) in &self.bindings {
+            if !self.followers.contains_key(&bound.node) {
+                let why = "not heard since this node started".to_owned();
+                let (region, node) = (Some(region.clone()), bound.node.clone());
+                verdict.lacking.push(Member { region, node, label: None, why });
+            }
+        }
+        verdict
     }
 
     /// A live follower that is ahead of `head` or on another line: a sign that this node was
@@ -294,8 +432,43 @@ impl Roster {
     }
 }
 
-fn known_ack(followers: &BTreeMap<NodeId, Follower>, node: &NodeId) -> Option<Ack> {
-    followers.get(node).and_then(|known| known.last_ack.clone())
+impl Follower {
+    fn member(&self, now: Instant) -> Member {
+        let away = now.saturating_duration_since(self.heard).as_secs();
+        let why = match self.error() {
+            _ if !self.is_live(now) => format!("away for {away} s"),
+            Some(error) => error.to_owned(),
+            None if self.have.is_none() => "has nothing yet".to_owned(),
+            None => "is behind".to_owned(),
+        };
+        let hello = &self.hello;
+        let (region, node) = (hello.region.clone(), hello.node.clone());
+        Member { region, node, label: Some(hello.label.clone()), why }
+    }
+}
+
+fn member_of(report: &Report, live: bool) -> Member {
+    let why = match &report.error {
+        _ if !live => format!("away, below {}", report.via),
+        Some(error) => error.clone(),
+        None => format!("is behind, below {}", report.via),
+    };
+    let (region, node) = (report.region.clone(), report.node.clone());
+    Member { region, node, label: Some(report.label.clone()), why }
+}
+
+fn excuse_of(report: &Report) -> Option<String> {
+    excuse(report.standing, report.waits.as_ref())
+}
+
+/// Whoever stands by, or serves no region, or waits by somebody's wish, is not waited for.
+fn excuse(standing: Standing, waits: Option<&String>) -> Option<String> {
+    match standing {
+        _ if waits.is_some() => waits.cloned(),
+        Standing::Standby => Some("it stands by".to_owned()),
+        Standing::Mirror => Some("it serves no region".to_owned()),
+        Standing::Serving => None,
+    }
 }
 
 fn newer(known: Option<Head>, head: Head) -> Head {
@@ -316,14 +489,8 @@ mod tests {
 
     fn caller(node: &str, region: Option<&str>) -> Caller {
         let hello = Hello {
-            protocol: 1,
-            node: node.parse().unwrap(),
-            label: node.parse().unwrap(),
             region: region.map(|name| name.parse().unwrap()),
-            url: None,
-            port: None,
-            have: None,
-            fetched: None,
+            ..Hello::of(node.parse().unwrap(), node.parse().unwrap())
         };
         Caller { hello, url: Some(format!("http://{node}")), token: None }
     }
@@ -342,6 +509,9 @@ mod tests {
         assert_eq!(standing, Standing::Serving);
         let (second, standing) = roster.register(start, caller("b", Some("eu")), None).unwrap();
         assert_eq!(standing, Standing::Standby);
+        assert_eq!(roster.region_node(start, &eu), None, "its address was not tried yet");
+        assert!(roster.reached(&a, "http://a", Reach::Reached));
+        assert!(roster.reached(&b, "http://b", Reach::Reached));
         assert_eq!(roster.region_node(start, &eu).unwrap().url, "http://a");
 
         roster.heard(at(start, 10), &a, first, None).unwrap();
@@ -412,6 +582,49 @@ mod tests {
         ] {
             assert_eq!(roster.ahead_of(start, mine.as_ref()).is_some(), seen, "{mine:?}");
         }
+    }
+
+    #[test]
+    fn a_verdict_names_every_region_that_lacks_a_head_and_why() {
+        let start = Instant::now();
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let gone = Binding { node: "gone".parse().unwrap(), token: None };
+        let bindings = Bindings::from([("old".parse().unwrap(), gone)]);
+        let mut roster = Roster::new(start, bindings);
+        roster.register(start, caller("a", Some("eu")), None).unwrap();
+        roster.register(start, caller("b", Some("us")), None).unwrap();
+        roster.register(start, caller("c", Some("us")), None).unwrap();
+        roster.acked(start, &a, Ack::new(head(1, 2), Outcome::Verified, 1, None));
+        roster.acked(start, &b, Ack::new(head(1, 2), Outcome::Failed, 1, Some("disk full")));
+        let below = Hello { region: Some("asia".parse().unwrap()), ..caller("d", None).hello };
+        let mut leaf = Roster::new(start, Bindings::default());
+        let caller = Caller { hello: below, url: None, token: None };
+        leaf.register(start, caller, Some(head(1, 2))).unwrap();
+        roster.reported(&a, leaf.reports(start, &a, &[]));
+        let verdict = roster.verdict(start, &head(1, 2), &[]);
+        assert!(!verdict.is_complete());
+        assert_eq!(
+            verdict.lacks(),
+            "asia (is behind, below a), us (disk full), old (not heard since this node started)"
+        );
+        assert_eq!(verdict.verified.len(), 1);
+        assert_eq!(verdict.excused[0].why, "it stands by");
+
+        let paused = [Target::Region("us".parse().unwrap())];
+        assert!(roster.forget(&"gone".parse().unwrap()));
+        roster.reported(&a, vec![Report { have: Some(head(1, 3)), ..reports(&leaf, start) }]);
+        let verdict = roster.verdict(start, &head(1, 2), &paused);
+        assert!(verdict.is_complete(), "{}", verdict.lacks());
+        assert_eq!(verdict.excused.len(), 2);
+        let away = roster.reports(at(start, 20), &"hub".parse().unwrap(), &[]);
+        assert!(away.iter().any(|report| report.node.as_str() == "d" && report.live));
+        roster.gone(&a, 1);
+        let away = roster.reports(at(start, 20), &"hub".parse().unwrap(), &[]);
+        assert!(!away.iter().any(|report| report.node.as_str() == "d" && report.live));
+    }
+
+    fn reports(roster: &Roster, now: Instant) -> Report {
+        roster.reports(now, &"a".parse().unwrap(), &[]).remove(0)
     }
 
     #[test]

@@ -18,7 +18,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Result};
-use crate::model::{Bindings, FeedName, NodeId, Oid, RegionName};
+pub use crate::model::Target;
+use crate::model::{Bindings, FeedName, Oid};
 
 const VERSION: u32 = 1;
 
@@ -97,18 +98,6 @@ pub struct Act {
     pub since: DateTime<Utc>,
     /// Who: a token's name, or a file.
     pub by: String,
-}
-
-/// Whom a pin or a pause is about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Target {
-    /// Every node.
-    Feed,
-    /// One node.
-    Node(NodeId),
-    /// Whoever stands for a region.
-    Region(RegionName),
 }
 
 /// A commit that nodes are kept at.

@@ -19,6 +19,7 @@ mod rate_plan;
 mod rate_tree;
 mod region;
 mod region_range;
+mod target;
 
 pub use binding::{Binding, Bindings};
 pub use class::Class;
@@ -34,3 +35,4 @@ pub use rate_plan::{Network, NetworkLimit, RatePlan, Traffic};
 pub use rate_tree::{Flow, Grant, RateTree, Receiver, Stepped};
 pub use region::{Member, Region, RegionTable, TableFault};
 pub use region_range::{AddrRange, BadRange};
+pub use target::Target;

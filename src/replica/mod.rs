@@ -34,10 +34,7 @@ pub use upstream::Token;
 
 use self::{checkout::Checkout, upstream::Upstream};
 use crate::{
-    bus::{
-        Desk,
-        frame::{Hello, PROTOCOL},
-    },
+    bus::{Desk, frame::Hello},
     disk::{Keep, Root},
     model::{FeedName, Label, NodeId, RegionName},
 };
@@ -79,14 +76,11 @@ pub struct Setup {
 impl Setup {
     fn hello(&self) -> Hello {
         Hello {
-            protocol: PROTOCOL,
-            node: self.node.clone(),
-            label: self.label.clone(),
             region: self.region.clone(),
             url: self.advertise.clone(),
             port: self.port,
-            have: None,
-            fetched: None,
+            feed: Some(self.desk.feed.clone()).filter(|feed| *feed != self.upstream_feed),
+            ..Hello::of(self.node.clone(), self.label.clone())
         }
     }
 

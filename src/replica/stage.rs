@@ -124,7 +124,7 @@ impl Stage {
             follow: Follow::new(Instant::now(), options, fetched, have),
             link: None,
             tasks: JoinSet::new(),
-            pulse: watch::Sender::new(Pulse { have, fetched }),
+            pulse: watch::Sender::new(Pulse { have, fetched, ..Pulse::default() }),
             shown: None,
             askers: Vec::new(),
             waiting: Vec::new(),
@@ -192,7 +192,7 @@ impl Stage {
         self.hang_up();
         let (tell, heard) = mpsc::channel(QUEUE);
         let (outbox, reports) = mpsc::channel(QUEUE);
-        let Pulse { have, fetched } = self.pulse.borrow().clone();
+        let Pulse { have, fetched, .. } = self.pulse.borrow().clone();
         let hello = Hello { have, fetched, ..self.hello.clone() };
         let line = Line {
             heard: tell,
@@ -422,7 +422,8 @@ impl Stage {
             return;
         }
         let (have, fetched) = (summary.have, summary.fetched);
-        self.pulse.send_replace(Pulse { have, fetched });
+        let error = summary.last_error.clone();
+        self.pulse.send_replace(Pulse { have, fetched, waits: None, error });
         self.desk.state.send_modify(|state| {
             state.primary = false;
             state.state = summary.state;

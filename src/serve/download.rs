@@ -3,12 +3,7 @@
 //! The primary leads a client to its region's node, naming the commit, so what arrives is the version
 //! that the primary has. A file in the cache is answered without touching a thread.
 
-use std::{
-    fs::File,
-    ops::Range,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fs::File, ops::Range, sync::Arc, time::Duration};
 
 use axum::{
     body::Body as AxumBody,
@@ -33,7 +28,7 @@ use super::{
     target,
 };
 use crate::{
-    bus::{Desk, Request as Ask},
+    bus::{Desk, RegionNode, Request as Ask},
     model::{ObjectId, Oid, Receiver, RegionName, RelPath, Traffic},
 };
 
@@ -165,20 +160,23 @@ fn wishes(uri: &Uri) -> Result<Wishes, Fault> {
 
 impl Mirrors for Desk {
     fn of_region(&self, region: &RegionName) -> Option<Mirror> {
-        let node = self.region_node(region)?;
-        Some(Mirror { node: node.node, url: node.url })
+        self.region_node(region).map(Mirror::from)
     }
 
     fn of_node(&self, id: &str) -> Option<Mirror> {
-        let now = Instant::now();
-        let live =
-            self.followers().into_iter().find(|f| f.hello.node.as_str() == id && f.is_live(now))?;
-        Some(Mirror { node: live.hello.node, url: live.url? })
+        self.live_node(&id.parse().ok()?).map(Mirror::from)
+    }
+}
+
+impl From<RegionNode> for Mirror {
+    fn from(node: RegionNode) -> Self {
+        Mirror { node: node.node, url: node.url, feed: node.feed }
     }
 }
 
 fn redirect_to(mirror: &Mirror, desk: &Desk, commit: Oid, path: &RelPath) -> Response {
-    let (base, feed) = (mirror.url.trim_end_matches('/'), &desk.feed);
+    let base = mirror.url.trim_end_matches('/');
+    let feed = mirror.feed.as_ref().unwrap_or(&desk.feed);
     let url = format!("{base}/v1/feeds/{feed}/at/{commit}/{}", target::encode(path.as_bytes()));
     let mut response = Response::new(AxumBody::empty());
     *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;

@@ -122,7 +122,8 @@ async fn serve(desk: &Desk, visitor: Visitor, host: &Host, socket: &mut WebSocke
     info!(%feed, %node, %label, ?standing, "follows");
     let welcome = welcome(desk, host, &hello, standing, heads.borrow_and_update().as_ref());
     let told = welcome.head.map(|head| head.commit);
-    let mut talk = Talk { desk, node: &node, connection, standing, told };
+    let region = hello.region.clone();
+    let mut talk = Talk { desk, node: &node, region, connection, standing, told };
     if say(socket, &FromUpstream::Welcome(welcome)).await.is_ok() {
         talk.run(socket, &mut heads).await;
     }
@@ -161,6 +162,8 @@ fn welcome(
         head: head.map(|published| published.head),
         profile: desk.profile.borrow().clone(),
         standing,
+        paused: desk.is_paused(&hello.node, hello.region.as_ref()),
+        spread_ms: millis(desk.spread()),
         warning: warning(host, hello.region.as_ref(), standing),
     }
 }
@@ -178,6 +181,10 @@ fn warning(host: &Host, region: Option<&RegionName>, standing: Standing) -> Opti
     })
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn url_of(address: IpAddr, port: u16) -> String {
     format!("http://{}", SocketAddr::new(address.to_canonical(), port))
 }
@@ -186,6 +193,7 @@ fn url_of(address: IpAddr, port: u16) -> String {
 struct Talk<'a> {
     desk: &'a Desk,
     node: &'a NodeId,
+    region: Option<RegionName>,
     connection: u64,
     standing: Standing,
     /// The head that the follower was last told of: it will have that once it has worked it off.
@@ -199,6 +207,7 @@ impl Talk<'_> {
         let mut beat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
+        let mut paused = self.desk.paused.subscribe();
         loop {
             let went_on = tokio::select! {
                 changed = heads.changed() => match changed {
@@ -210,6 +219,7 @@ impl Talk<'_> {
                     self.take(frame)
                 }
                 _ = beat.tick() => self.beat(socket).await,
+                Ok(()) = paused.changed() => self.beat(socket).await,
                 () = sleep_until(heard + SILENCE) => Err(Gone),
             };
             if went_on.is_err() {
@@ -220,6 +230,9 @@ impl Talk<'_> {
 
     async fn announce(&mut self, socket: &mut WebSocket, heads: &mut Heads) -> Result<(), Gone> {
         let Some(published) = heads.borrow_and_update().clone() else { return Ok(()) };
+        if self.is_paused() {
+            return Ok(()); // heartbeats go on, and say so
+        }
         let Published { head, parent, pack } = published;
         let pack = pack.filter(|_| parent == self.told);
         let feed = self.desk.feed.clone();
@@ -229,8 +242,14 @@ impl Talk<'_> {
     }
 
     async fn beat(&mut self, socket: &mut WebSocket) -> Result<(), Gone> {
-        let (head, standing) = (self.desk.head(), self.standing);
-        say(socket, &FromUpstream::Heartbeat(Heartbeat { head, standing })).await
+        let (head, standing, paused) = (self.desk.head(), self.standing, self.is_paused());
+        let spread_ms = millis(self.desk.spread());
+        let beat = Heartbeat { head, standing, paused, spread_ms };
+        say(socket, &FromUpstream::Heartbeat(beat)).await
+    }
+
+    fn is_paused(&self) -> bool {
+        self.desk.is_paused(self.node, self.region.as_ref())
     }
 
     fn take(&mut self, frame: Option<Result<Message, axum::Error>>) -> Result<(), Gone> {
@@ -244,6 +263,10 @@ impl Talk<'_> {
                 }
                 Ok(FromFollower::Progress(progress)) => {
                     self.desk.progressed(self.node, progress);
+                    None
+                }
+                Ok(FromFollower::Below(below)) => {
+                    self.desk.reported(self.node, below.nodes);
                     None
                 }
                 Ok(FromFollower::Hello(_) | FromFollower::Unknown) => None,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Edge, edge::Feed, error::Answer};
 use crate::{
-    bus::{Held, State as FeedState},
+    bus::{self, Held, State as FeedState},
     sys,
 };
 
@@ -23,9 +23,10 @@ const SILENCE: Duration = Duration::from_secs(20);
 /// A change that waits this long needs somebody; before, it may be an upload that is slow.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// `GET /livez`
-pub(super) async fn live() -> &'static str {
-    "ok\n"
+/// `GET /livez`: which node lives here, for an upstream that tries the address before it leads
+/// anybody to it.
+pub(super) async fn live(State(edge): State<Arc<Edge>>) -> impl IntoResponse {
+    ([(bus::reach::NODE_HEADER, edge.node.to_string())], "ok\n")
 }
 
 /// `GET /readyz`

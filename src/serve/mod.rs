@@ -15,6 +15,7 @@ mod download;
 mod edge;
 mod error;
 mod feeds;
+mod fleet;
 mod follow;
 mod git;
 mod health;
@@ -117,6 +118,7 @@ fn feed_routes() -> Routes {
         ("/log", get(history::log)),
         ("/diff/{range}", get(history::diff)),
         ("/held", get(feeds::held)),
+        ("/wait", get(fleet::wait)),
         ("/packs/{range}", get(packs::get)),
         ("/objects/{id}", get(objects::get)),
         ("/objects/{id}/from/{base}", get(objects::delta)),

@@ -164,10 +164,13 @@ pub(super) async fn locate(State(edge): State<Arc<Edge>>, parts: Parts) -> Answe
         via: asker.via.as_deref(),
     };
     let choice = redirect::who_serves(&edge.regions(), &client, &*feed.desk);
-    let (node, base) = match choice.server {
+    let (node, base, name) = match choice.server {
         // A region serves whoever asks it; only the primary leads clients elsewhere.
-        Server::Mirror(mirror) if feed.is_primary() => (mirror.node, mirror.url),
-        _ => (edge.node.clone(), edge.advertise.clone()),
+        Server::Mirror(mirror) if feed.is_primary() => {
+            let there = mirror.feed.unwrap_or_else(|| feed.desk.feed.clone());
+            (mirror.node, mirror.url, there)
+        }
+        _ => (edge.node.clone(), edge.advertise.clone(), feed.desk.feed.clone()),
     };
     let (base, path) = (base.trim_end_matches('/'), target::encode(path.as_bytes()));
     let url = match feed.desk.head() {
@@ -175,7 +178,7 @@ pub(super) async fn locate(State(edge): State<Arc<Edge>>, parts: Parts) -> Answe
         None => format!("{base}/v1/feeds/{name}/files/{path}"),
     };
     let answer = json!({
-        "feed": name, "client": client.addr, "region": choice.region, "node": node,
+        "feed": feed.desk.feed, "client": client.addr, "region": choice.region, "node": node,
         "url": url, "why": choice.why,
     });
     Ok(Json(answer).into_response())

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::model::{NodeId, RegionName, RegionTable};
+use crate::model::{FeedName, NodeId, RegionName, RegionTable};
 
 /// Who asks, as far as it decides who serves.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +27,8 @@ pub(super) struct Client<'a> {
 pub(super) struct Mirror {
     pub(super) node: NodeId,
     pub(super) url: String,
+    /// The feed's name there; none: the same as here.
+    pub(super) feed: Option<FeedName>,
 }
 
 /// Where live mirrors are found.
@@ -154,7 +156,7 @@ mod tests {
     }
 
     fn mirror(node: &str) -> Mirror {
-        Mirror { node: node.parse().unwrap(), url: format!("http://{node}") }
+        Mirror { node: node.parse().unwrap(), url: format!("http://{node}"), feed: None }
     }
 
     fn table(members: [(&str, Member); 2]) -> RegionTable {

@@ -161,16 +161,8 @@ fn a_follower_that_is_ahead_stops_publishing() {
     hundred(&world);
     let before = world.head().unwrap();
     let ahead = Head { seq: before.seq + 5, commit: Oid::from_bytes([9; 20]), ..before };
-    let hello = Hello {
-        protocol: 1,
-        node: "n2".parse().unwrap(),
-        label: "restored from".parse().unwrap(),
-        region: None,
-        url: None,
-        port: None,
-        have: None,
-        fetched: Some(ahead),
-    };
+    let who = Hello::of("n2".parse().unwrap(), "restored from".parse().unwrap());
+    let hello = Hello { fetched: Some(ahead), ..who };
     world.desk.register(Caller { hello, url: None, token: None }).unwrap();
     world.write("new", "x");
     world.wait("refused", |world| (world.state().state == "refused").then_some(()));

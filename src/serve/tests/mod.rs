@@ -25,11 +25,11 @@ use tower::ServiceExt;
 
 use super::{Access, Edge, Intake, Peer, Secret, Setup};
 use crate::{
-    bus::{Board, Caller, Desk, frame::Hello},
+    bus::{Board, Caller, Desk, frame::Hello, roster::Reach},
     disk::Root,
     model::{
-        Bindings, Entry, FeedName, Kind, Member, Meta, Mtime, Oid, RatePlan, Region, RegionTable,
-        RelPath,
+        Bindings, Entry, FeedName, Kind, Member, Meta, Mtime, NodeId, Oid, RatePlan, Region,
+        RegionTable, RelPath,
     },
     store::{Draft, Signature, Store},
 };
@@ -115,17 +115,13 @@ impl World {
 
     /// A mirror that serves the region `eu` from `url`.
     fn mirror(&self, url: &str) {
+        let node: NodeId = "node-eu".parse().unwrap();
         let hello = Hello {
-            protocol: 1,
-            node: "node-eu".parse().unwrap(),
-            label: "eu-1".parse().unwrap(),
             region: Some("eu".parse().unwrap()),
-            url: None,
-            port: None,
-            have: None,
-            fetched: None,
+            ..Hello::of(node.clone(), "eu-1".parse().unwrap())
         };
         self.desk.register(Caller { hello, url: Some(url.to_owned()), token: None }).unwrap();
+        self.desk.reached(&node, url, Reach::Reached);
     }
 
     async fn send(&self, request: Request<Body>) -> Response {
