@@ -222,6 +222,8 @@ impl Node {
             reqwest::Url::parse(&advertise).ok().and_then(|url| Some(url.host_str()?.to_owned()));
         let access = serve::Access {
             insecure: settings.insecure,
+            open_reading: settings.listen.ip().is_loopback(),
+            decisions: Arc::clone(&self.decisions),
             admin_token: serve::Secret::new(self.state.admin_token()?),
             own_hosts: own_host.into_iter().collect(),
         };
@@ -307,7 +309,7 @@ impl Node {
             adopt: matches!(mirror.checkout, Checkout::InPlace { adopt: true, .. }),
             upstreams: vec![upstream],
             upstream_feed: mirror.upstream_feed.clone(),
-            token: None,
+            token: mirror.token_file.clone().map(replica::TokenFile::new),
             http: http_client()?,
             poll: self.settings.poll,
             node: self.state.node().clone(),

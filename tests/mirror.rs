@@ -28,7 +28,7 @@ use axum::{
 use depsync::{
     bus::{self, Board, Desk, frame::Standing},
     disk::Root,
-    ledger::Ledger,
+    ledger::{Decisions, Ledger},
     model::{
         Bindings, Entry, FeedName, Head, Keep, Kind, Meta, Oid, RatePlan, RegionTable, RelPath,
     },
@@ -140,7 +140,9 @@ fn edge(desk: &Arc<Desk>) -> Arc<Edge> {
         advertise: "http://hub.example".to_owned(),
         access: Access {
             insecure: true,
+            open_reading: true,
             admin_token: Secret::new(String::new()),
+            decisions: Arc::new(Decisions::load(Path::new("/nonexistent/decisions.json")).unwrap()),
             own_hosts: Vec::new(),
         },
         proxies: Vec::new(),

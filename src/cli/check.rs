@@ -49,7 +49,7 @@ impl CheckArgs {
 fn role(feed: &FeedSettings) -> String {
     match &feed.role {
         Role::Primary(primary) => format!("primary of {}", primary.dir.display()),
-        Role::Region(Mirror { upstream, upstream_feed, checkout }) => {
+        Role::Region(Mirror { upstream, upstream_feed, checkout, .. }) => {
             let to = match checkout {
                 Checkout::InPlace { dir, .. } => format!("to {}", dir.display()),
                 Checkout::None => "without a checkout".to_owned(),

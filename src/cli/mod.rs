@@ -26,6 +26,7 @@ mod serve;
 mod status;
 mod table;
 mod target;
+mod token;
 mod transfer;
 
 use std::process::ExitCode;
@@ -84,6 +85,8 @@ enum Command {
     Put(transfer::PutArgs),
     /// Remove a file from a feed
     Rm(transfer::RmArgs),
+    /// Make, list and revoke the tokens that let others in
+    Token(token::TokenArgs),
 }
 
 impl Command {
@@ -109,6 +112,7 @@ impl Command {
             Command::Get(args) => args.run()?,
             Command::Put(args) => args.run()?,
             Command::Rm(args) => args.run()?,
+            Command::Token(args) => args.run()?,
         }
         Ok(())
     }

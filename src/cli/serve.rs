@@ -114,14 +114,21 @@ pub(super) struct RegionArgs {
     /// Move files aside that lie in the directory and differ from the feed's
     #[arg(long)]
     adopt: bool,
+    /// A file with the token that the upstream asks for; `depsync token create` makes one there
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     #[command(flatten)]
     daemon: DaemonArgs,
 }
 
 impl RegionArgs {
     pub(super) fn run(self) -> Result<(), Error> {
-        let flags =
-            Flags { upstream: Some(self.upstream), name: Some(self.name), ..self.node.flags() };
+        let flags = Flags {
+            upstream: Some(self.upstream),
+            name: Some(self.name),
+            token_file: self.token_file,
+            ..self.node.flags()
+        };
         let consent = Consent { insecure: self.daemon.insecure, adopt: self.adopt };
         serve(config::from_flags(flags, consent)?, self.daemon.log_format)
     }

@@ -250,6 +250,7 @@ impl TryFrom<file::Feed> for FeedSettings {
         let upstream: Option<BaseUrl> = faults.parse("upstream", raw.upstream.as_ref());
         let mirrored = raw.upstream.is_some();
         let dir = raw.dir.clone().map(Spanned::into_inner);
+        let token_file = raw.token_file.clone().map(Spanned::into_inner);
         if dir.is_none() && (in_place || !mirrored) {
             let message = format!("feed \"{name}\" has no dir, its deployment directory");
             faults.0.push(Fault::missing("dir", message).near(raw.name.as_ref()));
@@ -262,7 +263,9 @@ impl TryFrom<file::Feed> for FeedSettings {
         let checkout =
             if in_place { Checkout::InPlace { dir, adopt: false } } else { Checkout::None };
         let role = match upstream {
-            Some(upstream) => Some(Role::Region(Mirror { upstream, upstream_feed, checkout })),
+            Some(upstream) => {
+                Some(Role::Region(Mirror { upstream, upstream_feed, token_file, checkout }))
+            }
             None => primary.map(Role::Primary),
         };
         match role {

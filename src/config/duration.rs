@@ -11,7 +11,7 @@ const UNITS: [(&str, u64); 5] =
 ///
 /// # Errors
 /// With what was expected, for a sentence that names the key.
-pub(super) fn parse(text: &str) -> Result<Duration, String> {
+pub fn parse(text: &str) -> Result<Duration, String> {
     let fault = || {
         format!(
             "\"{text}\" is not a duration; write a whole number and ms, s, m, h or d, as in 60s"

@@ -61,6 +61,7 @@ pub(super) struct Feed {
     pub(super) upstream: Value<String>,
     #[expect(clippy::struct_field_names, reason = "it is the key's name")]
     pub(super) upstream_feed: Value<String>,
+    pub(super) token_file: Value<PathBuf>,
     pub(super) checkout: Value<String>,
 }
 
@@ -159,7 +160,7 @@ impl File {
     /// Makes every path absolute: relative ones are meant from `base`.
     pub(super) fn relative_to(mut self, base: &Path) -> Self {
         let paths = [&mut self.state_dir, &mut self.regions];
-        let dirs = self.feed.iter_mut().map(|feed| &mut feed.dir);
+        let dirs = self.feed.iter_mut().flat_map(|feed| [&mut feed.dir, &mut feed.token_file]);
         for path in paths.into_iter().chain(dirs).flatten() {
             *path.get_mut() = base.join(path.get_ref());
         }
@@ -184,6 +185,7 @@ impl From<Flags> for File {
                 dir: given(Some(flags.dir)),
                 profile: given(flags.profile),
                 upstream: given(flags.upstream),
+                token_file: given(flags.token_file),
                 ..Feed::default()
             }],
             ..File::default()

@@ -16,6 +16,7 @@ mod settings;
 
 use std::path::{Path, PathBuf};
 
+pub use duration::parse as duration;
 pub use fault::Error;
 pub use place::{default_state_dir, host_name};
 pub use settings::{BaseUrl, Checkout, FeedSettings, Guard, Mirror, Primary, Role, Settings};
@@ -58,6 +59,8 @@ pub struct Flags {
     pub profile: Option<String>,
     /// The upstream's URL, at a region.
     pub upstream: Option<String>,
+    /// The file with the token for the upstream, at a region.
+    pub token_file: Option<PathBuf>,
     /// The region's name, at a region.
     pub name: Option<String>,
 }

@@ -96,6 +96,8 @@ pub struct Mirror {
     pub upstream: BaseUrl,
     /// Its name there.
     pub upstream_feed: FeedName,
+    /// The file with the token that lets us in there.
+    pub token_file: Option<PathBuf>,
     /// Where its files are put.
     pub checkout: Checkout,
 }

@@ -17,7 +17,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result};
+use super::{Error, Result, tokens::Token};
 pub use crate::model::Target;
 use crate::model::{Bindings, FeedName, Oid};
 
@@ -31,11 +31,14 @@ pub struct Doc {
     /// By feed; one that is absent has only defaults.
     #[serde(default)]
     pub feeds: BTreeMap<FeedName, Feed>,
+    /// Who is let in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<Token>,
 }
 
 impl Default for Doc {
     fn default() -> Self {
-        Self { version: VERSION, feeds: BTreeMap::new() }
+        Self { version: VERSION, feeds: BTreeMap::new(), tokens: Vec::new() }
     }
 }
 
@@ -163,6 +166,11 @@ impl Decisions {
             Err(source) => return Err(Error::Io { what: "read", path: path.to_owned(), source }),
         };
         Ok(Self { path: path.to_owned(), doc: Mutex::new(Arc::new(doc)) })
+    }
+
+    /// Where the file lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What is decided now.

@@ -12,6 +12,7 @@ mod digests;
 mod runs;
 mod stat_cache;
 pub mod state_dir;
+pub mod tokens;
 
 use std::{
     fs, io,

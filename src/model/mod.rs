@@ -19,6 +19,7 @@ mod rate_plan;
 mod rate_tree;
 mod region;
 mod region_range;
+mod role;
 mod target;
 
 pub use binding::{Binding, Bindings};
@@ -35,4 +36,5 @@ pub use rate_plan::{Network, NetworkLimit, RatePlan, Traffic};
 pub use rate_tree::{Flow, Grant, RateTree, Receiver, Stepped};
 pub use region::{Member, Region, RegionTable, TableFault};
 pub use region_range::{AddrRange, BadRange};
+pub use role::{Need, RegionPattern, Role, Scope};
 pub use target::Target;

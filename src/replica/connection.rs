@@ -151,7 +151,7 @@ async fn open(
     let uri = url.parse().map_err(|_| Error::Link(format!("{url} is not an address")))?;
     let mut request = ClientRequestBuilder::new(uri).with_sub_protocol(frame::SUBPROTOCOL);
     if let Some(token) = &upstream.token {
-        request = request.with_header("Authorization", token.header());
+        request = request.with_header("Authorization", token.header().await?);
     }
     let limits = WebSocketConfig::default()
         .max_message_size(Some(frame::MAX_FRAME))

@@ -45,6 +45,14 @@ pub enum Error {
         /// What the HTTP client says.
         source: Box<reqwest::Error>,
     },
+    /// The token that lets us in cannot be used.
+    #[error("the token in {} cannot be used: {why}", path.display())]
+    Token {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        why: String,
+    },
     /// The upstream answers a request with an error.
     #[error("{url} answers {status} {code}: {message}")]
     Answer {

@@ -30,7 +30,7 @@ use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 
 pub use error::{Error, Foreign};
-pub use upstream::Token;
+pub use upstream::TokenFile;
 
 use self::{checkout::Checkout, upstream::Upstream};
 use crate::{
@@ -55,8 +55,8 @@ pub struct Setup {
     pub upstreams: Vec<Url>,
     /// The feed's name there.
     pub upstream_feed: FeedName,
-    /// What lets us in there.
-    pub token: Option<Token>,
+    /// Where the token lies that lets us in there.
+    pub token: Option<TokenFile>,
     /// For packs, objects and polls; without a total time-out.
     pub http: reqwest::Client,
     /// How long after the last sign of the head it is asked for.

@@ -3,7 +3,7 @@
 //! Knows addresses and the token, and turns answers other than a success into errors that say what
 //! to do. Time-outs are by lack of progress alone: a slow link may take as long as it needs.
 
-use std::{fmt, time::Duration};
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
@@ -20,25 +20,33 @@ const STALL: Duration = Duration::from_secs(60);
 /// The longest body of an error or of a feed's facts that is read.
 const MAX_BODY: usize = 64 * 1024;
 
-/// What lets us in; never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+/// Where the token lies that lets us in. It is read anew for each use, so that it can be exchanged
+/// while the mirror runs, and never kept, printed or logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenFile(PathBuf);
 
-impl Token {
-    /// Takes the text of a token.
-    pub fn new(text: impl Into<String>) -> Self {
-        Token(text.into())
+impl TokenFile {
+    /// Names the file.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        TokenFile(path)
     }
 
     /// The value of the `Authorization` header.
-    pub(super) fn header(&self) -> String {
-        format!("Bearer {}", self.0)
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
+    pub(super) async fn header(&self) -> Result<String, Error> {
+        let fault = |why: String| Error::Token { path: self.0.clone(), why };
+        let about = tokio::fs::metadata(&self.0).await.map_err(|error| fault(error.to_string()))?;
+        if about.permissions().mode() & 0o077 != 0 {
+            return Err(fault("others than its owner may read it; `chmod 600` it".to_owned()));
+        }
+        let text = tokio::fs::read_to_string(&self.0).await;
+        let text = text.map_err(|error| fault(error.to_string()))?;
+        match text.trim() {
+            token if token.is_empty() || token.contains(|c: char| !c.is_ascii_graphic()) => {
+                Err(fault("it does not hold one token alone".to_owned()))
+            }
+            token => Ok(format!("Bearer {token}")),
+        }
     }
 }
 
@@ -47,7 +55,7 @@ impl fmt::Debug for Token {
 pub(super) struct Upstream {
     pub(super) base: Url,
     pub(super) feed: FeedName,
-    pub(super) token: Option<Token>,
+    pub(super) token: Option<TokenFile>,
     pub(super) http: reqwest::Client,
 }
 
@@ -79,11 +87,7 @@ impl Upstream {
 
     /// A request for something of the feed.
     pub(super) fn get(&self, what: &str) -> RequestBuilder {
-        let request = self.http.get(self.url(what));
-        match &self.token {
-            Some(token) => request.header(http::header::AUTHORIZATION, token.header()),
-            None => request,
-        }
+        self.http.get(self.url(what))
     }
 
     /// The feed's head there.
@@ -102,7 +106,10 @@ impl Upstream {
     }
 
     /// Sends a request; anything but a success is an error that says what the upstream said.
-    pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
+    pub(super) async fn send(&self, mut request: RequestBuilder) -> Result<Response, Error> {
+        if let Some(token) = &self.token {
+            request = request.header(http::header::AUTHORIZATION, token.header().await?);
+        }
         let answer = tokio::time::timeout(STALL, request.send()).await;
         let answer = answer.map_err(|_| self.stalled())?.map_err(|source| self.lost(source))?;
         let status = answer.status();
@@ -153,7 +160,7 @@ mod tests {
     fn upstream(base: &str) -> Upstream {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (feed, http) = (FeedName::default(), reqwest::Client::new());
-        Upstream { base: base.parse().unwrap(), feed, token: Some(Token::new("hush")), http }
+        Upstream { base: base.parse().unwrap(), feed, token: None, http }
     }
 
     #[test]
@@ -165,8 +172,26 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_token_is_never_printed() {
-        assert!(!format!("{:?}", upstream("http://hub")).contains("hush"));
+    #[tokio::test]
+    async fn a_token_is_read_when_it_is_used_and_from_a_file_of_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hub.token");
+        let token = TokenFile::new(path.clone());
+        assert!(token.header().await.is_err());
+        for (text, mode, expected) in [
+            ("depsync_a\n", 0o600, Some("Bearer depsync_a")),
+            ("depsync_b", 0o400, Some("Bearer depsync_b")),
+            ("depsync_b", 0o640, None),
+            ("", 0o600, None),
+            ("two words", 0o600, None),
+        ] {
+            let _ = std::fs::remove_file(&path);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let header = token.header().await;
+            assert_eq!(header.as_deref().ok(), expected, "{text:?} {mode:o}");
+            let shown = header.map_or_else(|error| error.to_string(), |_| String::new());
+            assert!(text.is_empty() || !shown.contains(text), "{shown}");
+        }
     }
 }

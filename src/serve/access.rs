@@ -1,16 +1,25 @@
 //! Who may do what: the checks that come before everything else.
 //!
-//! On loopback reading is free and acting needs the admin token; a `Host` that is neither loopback
-//! nor our own, and an acting request with a foreign `Origin`, are turned away, so that no web page
-//! can use a browser on this machine against the daemon. With `insecure` nothing is asked for.
+//! A token's role must be enough for what the route needs (`need`). Where only this machine can
+//! reach the daemon, reading is free. A `Host` that is neither loopback nor our own, and an acting
+//! request with a foreign `Origin`, are turned away, so that no web page can use a browser on this
+//! machine against the daemon. With `insecure` nothing is asked for.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, Method, Uri, header};
 use subtle::ConstantTimeEq;
 
-use super::error::Fault;
+use super::{
+    error::Fault,
+    need::{self, feed_of},
+};
+use crate::{
+    ledger::{Decisions, tokens::Token},
+    model::{Need, RegionName, Role, Scope},
+    sys,
+};
 
 /// A text that is never printed.
 #[derive(Clone)]
@@ -35,37 +44,122 @@ impl fmt::Debug for Secret {
 }
 
 /// What is asked of a request.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Access {
     /// Ask for nothing.
     pub insecure: bool,
-    /// What acting needs.
+    /// Whether whoever reaches the port may read: nobody but this machine can.
+    pub open_reading: bool,
+    /// What opens everything, for the commands on this machine.
     pub admin_token: Secret,
+    /// Where the other tokens are kept.
+    pub decisions: Arc<Decisions>,
     /// Host names, without port, that are ours besides those of loopback.
     pub own_hosts: Vec<String>,
 }
 
+/// Who asks, as far as a token tells.
+#[derive(Debug, Clone)]
+pub(super) enum Caller {
+    /// Nobody was asked who they are, or nothing was needed.
+    Anyone,
+    /// The admin of this machine.
+    Admin,
+    /// The holder of a token.
+    Holder(Token),
+}
+
+impl Caller {
+    /// What it is called where something is written down.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Caller::Anyone => "anyone".to_owned(),
+            Caller::Admin => "admin".to_owned(),
+            Caller::Holder(token) => format!("token {}", token.id),
+        }
+    }
+
+    /// The id of its token, where it showed one.
+    pub(super) fn token(&self) -> Option<&str> {
+        match self {
+            Caller::Anyone => None,
+            Caller::Admin => Some("admin"),
+            Caller::Holder(token) => Some(&token.id),
+        }
+    }
+
+    /// Whether clients of a region may be led to it.
+    pub(super) fn may_serve(&self, region: &RegionName) -> bool {
+        match self {
+            Caller::Anyone | Caller::Admin => true,
+            Caller::Holder(token) => token.scope.may_serve(region),
+        }
+    }
+
+    fn opens(&self, need: Need, feed: Option<&str>) -> bool {
+        match self {
+            Caller::Anyone => need == Need::Nothing,
+            Caller::Admin => true,
+            Caller::Holder(token) => token.scope.opens(need, feed),
+        }
+    }
+}
+
 impl Access {
-    /// Checks a request before it is routed.
+    /// Checks a request before it is routed, and says who asks.
     pub(super) fn check(
         &self,
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
-    ) -> Result<(), Fault> {
+    ) -> Result<Caller, Fault> {
         if self.insecure {
-            return Ok(());
+            return Ok(Caller::Anyone);
         }
         self.check_host(uri, headers)?;
-        if method.is_safe() {
-            return Ok(());
+        if !method.is_safe() {
+            self.check_origin(headers)?;
         }
-        self.check_origin(headers)?;
-        // Git and git-lfs read by POST; nothing below it acts.
-        if uri.path().starts_with("/git/") {
-            return Ok(());
+        let caller = self.caller(headers)?;
+        let (need, feed) = (need::need(method, uri.path()), feed_of(uri.path()));
+        if caller.opens(need.unwrap_or(Need::Admin), feed) || self.is_open(need) {
+            return Ok(caller);
         }
-        self.check_token(headers)
+        let Some(need) = need else { return Err(Fault::no_such_route()) };
+        Err(match &caller {
+            Caller::Holder(token) => refusal(&token.scope, need),
+            _ => Fault::unauthorized(format!("{} needs a token: {HOW}", name_of(need))),
+        })
+    }
+
+    /// Whether a token that was shown earlier is still good.
+    pub(super) fn is_still_in(&self, caller: &Caller) -> bool {
+        let Caller::Holder(token) = caller else { return true };
+        let now = sys::now().into();
+        let doc = self.decisions.get();
+        doc.tokens.iter().any(|known| known.id == token.id && !known.is_expired(now))
+    }
+
+    fn is_open(&self, need: Option<Need>) -> bool {
+        self.open_reading && matches!(need, Some(Need::Read | Need::Mirror))
+    }
+
+    /// Who shows which token; one that is not known is never as good as none.
+    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Fault> {
+        let Some(offered) = headers.get(header::AUTHORIZATION) else { return Ok(Caller::Anyone) };
+        let Some(token) = token_of(offered.as_bytes()) else {
+            return Err(Fault::unauthorized(format!("the token cannot be read: {HOW}")));
+        };
+        if self.admin_token.is(&token) {
+            return Ok(Caller::Admin);
+        }
+        let known = self.decisions.token(&token, sys::now().into());
+        known.map(Caller::Holder).ok_or_else(|| {
+            Fault::unauthorized(
+                "the token is not known here, has expired or was revoked; an admin makes another by \
+                 `depsync token create`",
+            )
+        })
     }
 
     /// The target's own authority, where there is one, and every `Host` must be ours.
@@ -92,18 +186,6 @@ impl Access {
         Ok(())
     }
 
-    fn check_token(&self, headers: &HeaderMap) -> Result<(), Fault> {
-        let Some(offered) = headers.get(header::AUTHORIZATION) else {
-            return Err(Fault::unauthorized(
-                "acting needs a token: send `Authorization: Bearer`, the token is in admin.token of the state directory",
-            ));
-        };
-        if token_of(offered.as_bytes()).is_some_and(|token| self.admin_token.is(&token)) {
-            return Ok(());
-        }
-        Err(Fault::unauthorized("the token is not the one in admin.token of the state directory"))
-    }
-
     fn is_ours(&self, host: &str) -> bool {
         let loopback = |host: &str| match host.trim_matches(['[', ']']).parse::<IpAddr>() {
             Ok(addr) => addr.to_canonical().is_loopback(),
@@ -111,6 +193,31 @@ impl Access {
         };
         loopback(host) || self.own_hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
     }
+}
+
+/// How a token is shown, and where the first one is.
+const HOW: &str = "send `Authorization: Bearer`; the commands on this machine use admin.token of \
+                   the state directory";
+
+fn name_of(need: Need) -> &'static str {
+    match need {
+        Need::Nothing | Need::Read => "reading",
+        Need::Mirror => "mirroring",
+        Need::Write | Need::Admin => "acting",
+    }
+}
+
+fn refusal(scope: &Scope, need: Need) -> Fault {
+    if scope.role.allows(need) {
+        let feed = scope.feed.as_ref().map_or("", |feed| feed.as_str());
+        return Fault::forbidden(format!("the token is good for the feed \"{feed}\" alone"));
+    }
+    let role = Role::ALL.into_iter().find(|role| role.allows(need)).unwrap_or(Role::Admin);
+    Fault::forbidden(format!(
+        "the token is a {}'s, and {} needs a {role}'s",
+        scope.role,
+        name_of(need)
+    ))
 }
 
 /// The host of `host[:port]`.
@@ -139,18 +246,25 @@ fn token_of(authorization: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn status(insecure: bool, method: &str, uri: &str, headers: &[(&str, &str)]) -> u16 {
-        let access = Access {
+    fn access(insecure: bool, admin_token: &str) -> Access {
+        let folder = tempfile::tempdir().unwrap();
+        Access {
             insecure,
-            admin_token: Secret::new("s3cret".to_owned()),
+            open_reading: true,
+            admin_token: Secret::new(admin_token.to_owned()),
+            decisions: Arc::new(Decisions::load(&folder.path().join("decisions.json")).unwrap()),
             own_hosts: vec!["hub.example".to_owned()],
-        };
+        }
+    }
+
+    fn status(insecure: bool, method: &str, uri: &str, headers: &[(&str, &str)]) -> u16 {
+        let access = access(insecure, "s3cret");
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
         }
         let checked = access.check(&method.parse().unwrap(), &uri.parse().unwrap(), &map);
-        checked.map_or_else(|fault| fault.status().as_u16(), |()| 200)
+        checked.map_or_else(|fault| fault.status().as_u16(), |_| 200)
     }
 
     #[test]
@@ -169,11 +283,14 @@ mod tests {
             ("10.0.0.1", 421),
             ("", 421),
         ] {
-            assert_eq!(status(false, "GET", "/", &[("host", host)]), expected, "{host}");
-            assert_eq!(status(true, "GET", "/", &[("host", host)]), 200, "{host}");
+            assert_eq!(status(false, "GET", "/v1/feeds", &[("host", host)]), expected, "{host}");
+            assert_eq!(status(true, "GET", "/v1/feeds", &[("host", host)]), 200, "{host}");
         }
-        assert_eq!(status(false, "GET", "http://evil.example/x", &[("host", "localhost")]), 421);
-        assert_eq!(status(false, "GET", "/", &[]), 200);
+        assert_eq!(
+            status(false, "GET", "http://evil.example/v1/feeds", &[("host", "localhost")]),
+            421
+        );
+        assert_eq!(status(false, "GET", "/v1/feeds", &[]), 200);
     }
 
     #[test]
@@ -195,9 +312,13 @@ mod tests {
             (vec![("authorization", "Bearer s3cret"), ("origin", "null")], 421),
         ] {
             for method in ["PUT", "POST", "DELETE"] {
-                assert_eq!(status(false, method, "/", &headers), expected, "{headers:?}");
+                assert_eq!(
+                    status(false, method, "/v1/feeds/apps/files/a", &headers),
+                    expected,
+                    "{headers:?}"
+                );
             }
-            assert_eq!(status(true, "PUT", "/", &headers), 200);
+            assert_eq!(status(true, "PUT", "/x", &headers), 200);
         }
     }
 
@@ -207,9 +328,9 @@ mod tests {
             ("/git/apps.git/git-upload-pack", &[][..], 200),
             ("/git/apps.git/git-upload-pack", &[("origin", "https://evil.example")], 421),
             ("/git/apps.git/git-upload-pack", &[("host", "evil.example")], 421),
-            ("/git", &[], 401),
-            ("/v1/git/apps.git/git-upload-pack", &[], 401),
-            ("//git/apps.git/git-upload-pack", &[], 401),
+            ("/git", &[], 404),
+            ("/v1/git/apps.git/git-upload-pack", &[], 404),
+            ("//git/apps.git/git-upload-pack", &[], 404),
         ] {
             assert_eq!(status(false, "POST", uri, headers), expected, "{uri} {headers:?}");
         }
@@ -217,13 +338,9 @@ mod tests {
 
     #[test]
     fn an_empty_token_opens_nothing_and_a_secret_is_not_printed() {
-        let access = Access {
-            insecure: false,
-            admin_token: Secret::new(String::new()),
-            own_hosts: Vec::new(),
-        };
+        let access = access(false, "");
         let headers = HeaderMap::from_iter([(header::AUTHORIZATION, "Bearer ".parse().unwrap())]);
-        assert!(access.check(&Method::POST, &Uri::from_static("/"), &headers).is_err());
+        assert!(access.check(&Method::POST, &Uri::from_static("/v1/tokens"), &headers).is_err());
         assert!(!format!("{:?}", Secret::new("hidden".to_owned())).contains("hidden"));
     }
 }

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Bytes,
     extract::{State, rejection::BytesRejection},
     response::IntoResponse,
@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Edge, MAX_COMMAND,
+    access::Caller,
     error::{Answer, Fault},
 };
 use crate::{
@@ -54,9 +55,14 @@ pub(super) async fn sync(State(edge): State<Arc<Edge>>, parts: Parts, body: Take
 }
 
 /// `POST …/hold`: gather changes, publish nothing.
-pub(super) async fn hold(State(edge): State<Arc<Edge>>, parts: Parts, body: Taken) -> Answer {
+pub(super) async fn hold(
+    State(edge): State<Arc<Edge>>,
+    Extension(caller): Extension<Caller>,
+    parts: Parts,
+    body: Taken,
+) -> Answer {
     let NoFields {} = fields(body)?;
-    let by = "a command".to_owned();
+    let by = caller.name();
     ask(&edge, &parts, |answer| Request::Hold { by, answer }).await
 }
 
@@ -87,10 +93,10 @@ pub(super) async fn reject(State(edge): State<Arc<Edge>>, parts: Parts, body: Ta
 }
 
 /// A command's body, or that it is too large.
-type Taken = Result<Bytes, BytesRejection>;
+pub(super) type Taken = Result<Bytes, BytesRejection>;
 
 /// The fields of a command's body; an empty body has none.
-fn fields<T: DeserializeOwned + Default>(body: Taken) -> Result<T, Fault> {
+pub(super) fn fields<T: DeserializeOwned + Default>(body: Taken) -> Result<T, Fault> {
     let body = body.map_err(|error| match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Fault::too_large(MAX_COMMAND as u64),
         _ => Fault::malformed(error.body_text()),

@@ -60,6 +60,11 @@ impl Fault {
         Self::new(StatusCode::NOT_FOUND, code, message)
     }
 
+    /// 404: nothing is served there.
+    pub(super) fn no_such_route() -> Self {
+        Self::not_found("no_such_route", "nothing is served at this path")
+    }
+
     /// 405: the path is served, but not by this method.
     pub(super) fn method() -> Self {
         let message = "this path is not served by that method";

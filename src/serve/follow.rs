@@ -18,9 +18,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::access::Caller;
 use crate::{
     bus::{
-        Caller, Desk,
+        self, Desk,
         frame::{
             self, Announce, Fault, FromFollower, FromUpstream, Heartbeat, Hello, MAX_FRAME,
             OLDEST_PROTOCOL, Outcome, PROTOCOL, SUBPROTOCOL, Standing, Welcome,
@@ -44,6 +45,8 @@ pub(super) struct Host {
     pub(super) label: Label,
     /// Whether the region table has an entry of that name.
     pub(super) knows_region: Box<dyn Fn(&RegionName) -> bool + Send + Sync>,
+    /// Whether the token that a follower showed is still good.
+    pub(super) still_in: Box<dyn Fn(&Caller) -> bool + Send + Sync>,
     /// Ends every connection.
     pub(super) stop: CancellationToken,
 }
@@ -53,8 +56,8 @@ pub(super) struct Host {
 pub(super) struct Visitor {
     /// Its address as we see it.
     pub(super) peer: SocketAddr,
-    /// The id of the token that it showed; none where none is asked for.
-    pub(super) token: Option<String>,
+    /// Who it is, by the token that it showed.
+    pub(super) caller: Caller,
 }
 
 /// Answers a follower's upgrade and talks with it until one side ends that.
@@ -107,10 +110,10 @@ async fn serve(desk: &Desk, visitor: Visitor, host: &Host, socket: &mut WebSocke
     let feed = &desk.feed;
     let mut heads = desk.head.subscribe();
     let url = hello.url.clone().or_else(|| hello.port.map(|port| url_of(visitor.peer.ip(), port)));
-    let registered = match understood(&hello) {
-        Ok(()) => desk.register(Caller { hello: hello.clone(), url, token: visitor.token }),
-        Err(fault) => Err(fault),
-    };
+    let token = visitor.caller.token().map(ToOwned::to_owned);
+    let registered = understood(&hello)
+        .and_then(|()| in_its_region(hello.clone(), &visitor.caller))
+        .and_then(|hello| desk.register(bus::Caller { hello, url, token }));
     let (connection, standing) = match registered {
         Ok(registered) => registered,
         Err(fault) => {
@@ -123,7 +126,16 @@ async fn serve(desk: &Desk, visitor: Visitor, host: &Host, socket: &mut WebSocke
     let welcome = welcome(desk, host, &hello, standing, heads.borrow_and_update().as_ref());
     let told = welcome.head.map(|head| head.commit);
     let region = hello.region.clone();
-    let mut talk = Talk { desk, node: &node, region, connection, standing, told };
+    let is_still_in = || (host.still_in)(&visitor.caller);
+    let mut talk = Talk {
+        desk,
+        node: &node,
+        region,
+        connection,
+        standing,
+        told,
+        is_still_in: &is_still_in,
+    };
     if say(socket, &FromUpstream::Welcome(welcome)).await.is_ok() {
         talk.run(socket, &mut heads).await;
     }
@@ -145,6 +157,18 @@ fn understood(hello: &Hello) -> Result<(), Fault> {
     match hello.protocol {
         OLDEST_PROTOCOL..=PROTOCOL => Ok(()),
         follower => Err(Fault::Protocol { upstream: PROTOCOL, follower }),
+    }
+}
+
+/// A token names the regions that its holder may stand for. One that names none mirrors, and nobody
+/// is led to it; one that names others is not this node's.
+fn in_its_region(hello: Hello, caller: &Caller) -> Result<Hello, Fault> {
+    match &hello.region {
+        Some(region) if !caller.may_serve(region) => match caller {
+            Caller::Holder(token) if token.scope.region.is_some() => Err(Fault::WrongToken),
+            _ => Ok(Hello { region: None, ..hello }),
+        },
+        _ => Ok(hello),
     }
 }
 
@@ -198,6 +222,8 @@ struct Talk<'a> {
     standing: Standing,
     /// The head that the follower was last told of: it will have that once it has worked it off.
     told: Option<Oid>,
+    /// Whether its token is still good: a revoked one ends the conversation within a heartbeat.
+    is_still_in: &'a (dyn Fn() -> bool + Sync),
 }
 
 type Heads = tokio::sync::watch::Receiver<Option<Published>>;
@@ -242,6 +268,10 @@ impl Talk<'_> {
     }
 
     async fn beat(&mut self, socket: &mut WebSocket) -> Result<(), Gone> {
+        if !(self.is_still_in)() {
+            let _ = say(socket, &FromUpstream::Fault(Fault::WrongToken)).await; // it is going anyway
+            return Err(Gone);
+        }
         let (head, standing, paused) = (self.desk.head(), self.standing, self.is_paused());
         let spread_ms = millis(self.desk.spread());
         let beat = Heartbeat { head, standing, paused, spread_ms };
@@ -315,7 +345,8 @@ mod tests {
         let node = "hub".parse().unwrap();
         let label = "hub".parse().unwrap();
         let knows_region = Box::new(|region: &RegionName| region.as_str() == "eu");
-        Host { node, label, knows_region, stop: CancellationToken::new() }
+        let still_in = Box::new(|_: &Caller| true);
+        Host { node, label, knows_region, still_in, stop: CancellationToken::new() }
     }
 
     #[test]
@@ -336,6 +367,33 @@ mod tests {
             ("fd00::7", "http://[fd00::7]:80"),
         ] {
             assert_eq!(url_of(address.parse().unwrap(), 80), url);
+        }
+    }
+
+    #[test]
+    fn a_node_stands_only_for_the_regions_of_its_token() {
+        let hello = r#"{"protocol":1,"node":"n","label":"n","region":"eu-7"}"#;
+        let hello: Hello = serde_json::from_str(hello).unwrap();
+        let holder = |region: Option<&str>| {
+            let region = region.map(|region| region.parse().unwrap());
+            let scope =
+                crate::model::Scope { role: crate::model::Role::Mirror, feed: None, region };
+            Caller::Holder(crate::ledger::tokens::Token {
+                id: "1".to_owned(),
+                hash: crate::model::ObjectId::from_bytes([0; 32]),
+                scope,
+                created: std::time::SystemTime::UNIX_EPOCH.into(),
+                expires: None,
+            })
+        };
+        for (caller, expected) in [
+            (Caller::Anyone, Ok(true)),
+            (holder(Some("eu-*")), Ok(true)),
+            (holder(None), Ok(false)),
+            (holder(Some("us")), Err(Fault::WrongToken)),
+        ] {
+            let region = in_its_region(hello.clone(), &caller).map(|hello| hello.region.is_some());
+            assert_eq!(region, expected, "{caller:?}");
         }
     }
 

@@ -23,6 +23,7 @@ mod history;
 mod lfs;
 mod listing;
 mod metrics;
+mod need;
 mod nodes;
 mod objects;
 mod packs;
@@ -33,6 +34,7 @@ mod runs;
 mod stream;
 mod target;
 mod throttle;
+mod tokens;
 mod upload;
 
 #[cfg(test)]
@@ -57,6 +59,7 @@ pub use error::Error;
 pub use throttle::Throttle;
 
 use crate::bus::frame;
+use access::Caller;
 use error::Fault;
 
 /// The largest body that a command may have.
@@ -90,11 +93,13 @@ pub fn router(edge: &Arc<Edge>, stop: CancellationToken) -> Router {
         .route("/v1/regions", get(nodes::regions))
         .route("/v1/locate/{feed}/{*path}", get(nodes::locate))
         .route("/v1/runs", get(runs::list))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/metrics", get(metrics::show))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/healthz", get(health::health))
-        .fallback(async || Fault::not_found("no_such_route", "nothing is served at this path"))
+        .fallback(async || Fault::no_such_route())
         .method_not_allowed_fallback(async || Fault::method())
         .layer(DefaultBodyLimit::max(MAX_COMMAND))
         .layer(middleware::from_fn_with_state(Arc::clone(edge), admit))
@@ -150,16 +155,18 @@ fn git_routes() -> Routes {
 
 /// The `WebSocket`s of followers. One that asks for a feed that is not here hears so in a frame.
 fn follow_route(edge: &Arc<Edge>, stop: CancellationToken) -> MethodRouter<Arc<Edge>> {
-    let table = Arc::clone(edge);
+    let (table, access) = (Arc::clone(edge), edge.access.clone());
     let host = Arc::new(follow::Host {
         node: edge.node.clone(),
         label: edge.label.clone(),
         knows_region: Box::new(move |region| table.regions().has(region)),
+        still_in: Box::new(move |caller| access.is_still_in(caller)),
         stop,
     });
     get(
         async move |State(edge): State<Arc<Edge>>,
                     peer: Option<Extension<Peer>>,
+                    Extension(caller): Extension<Caller>,
                     request: Request| {
             let (mut parts, _) = request.into_parts();
             let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
@@ -172,17 +179,20 @@ fn follow_route(edge: &Arc<Edge>, stop: CancellationToken) -> MethodRouter<Arc<E
             let Some(Extension(Peer(peer))) = peer else {
                 return Err(Fault::malformed("the connection has no address"));
             };
-            let visitor = follow::Visitor { peer, token: None };
+            let visitor = follow::Visitor { peer, caller };
             Ok(follow::follow(Arc::clone(&feed.desk), visitor, host, upgrade))
         },
     )
 }
 
 /// What comes before every handler, and the count of what comes after it.
-async fn admit(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {
+async fn admit(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
     let checked = edge.access.check(request.method(), request.uri(), request.headers());
     let response = match checked {
-        Ok(()) => next.run(request).await,
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
         Err(fault) => fault.into_response(),
     };
     edge.metrics.answered(response.status());

@@ -1,5 +1,6 @@
 //! The edge as its clients see it: a real store and a real folder behind the router.
 
+mod access;
 mod control;
 mod downloads;
 mod replication;
@@ -27,6 +28,7 @@ use super::{Access, Edge, Intake, Peer, Secret, Setup};
 use crate::{
     bus::{Board, Caller, Desk, frame::Hello, roster::Reach},
     disk::Root,
+    ledger::Decisions,
     model::{
         Bindings, Entry, FeedName, Kind, Member, Meta, Mtime, NodeId, Oid, RatePlan, Region,
         RegionTable, RelPath,
@@ -89,7 +91,9 @@ impl World {
             advertise: "http://127.0.0.1:7873".to_owned(),
             access: Access {
                 insecure: false,
+                open_reading: true,
                 admin_token: Secret::new(TOKEN.to_owned()),
+                decisions: Arc::new(Decisions::load(&dir.path().join("decisions.json")).unwrap()),
                 own_hosts: vec!["hub.example".to_owned()],
             },
             proxies: vec!["10.0.0.0/24".parse().unwrap()],

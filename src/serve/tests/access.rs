@@ -1,0 +1,135 @@
+//! Every route with every role and with none, as `docs/access.md` says it.
+
+use super::*;
+use crate::{
+    model::{Role, Scope},
+    serve::need::{COMMANDS, ROUTES},
+};
+
+/// A row of the table: a method, a path with its variables filled in, and who gets through.
+struct Row {
+    method: String,
+    pattern: String,
+    path: String,
+    allowed: Vec<bool>,
+}
+
+fn table() -> Vec<Row> {
+    let text = include_str!("../../../docs/access.md");
+    let rows = text.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
+    let mut table = Vec::new();
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let pattern = cells[1].trim_matches('`').to_owned();
+        let path = [("{feed}", "apps"), ("{path}", "a"), ("{commit}", &"0".repeat(40))];
+        let path =
+            path.iter().fold(pattern.clone(), |path, (name, value)| path.replace(name, value));
+        let path = path.replace("{range}", "0..1").replace("{sha256}", &"0".repeat(64));
+        let path = path.replace("{base}", &"1".repeat(64)).replace("{id}", "1");
+        let allowed: Vec<bool> = cells[2..].iter().map(|cell| *cell == "yes").collect();
+        assert_eq!(allowed.len(), 5, "{row}");
+        for method in cells[0].split(", ") {
+            let (method, allowed) = (method.to_owned(), allowed.clone());
+            table.push(Row { method, pattern: pattern.clone(), path: path.clone(), allowed });
+        }
+    }
+    table
+}
+
+impl World {
+    fn locked() -> World {
+        let mut world = World::new();
+        Arc::get_mut(&mut world.edge).unwrap().access.open_reading = false;
+        world
+    }
+
+    fn token(&self, role: Role, feed: Option<&str>) -> String {
+        let feed = feed.map(|feed| feed.parse().unwrap());
+        let scope = Scope { role, feed, region: None };
+        let made = self.edge.access.decisions.create_token(scope, None, crate::sys::now().into());
+        made.unwrap().unwrap().secret
+    }
+
+    async fn status(&self, method: &str, path: &str, token: Option<&str>) -> u16 {
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        self.send(request.body(Body::empty()).unwrap()).await.status().as_u16()
+    }
+}
+
+#[tokio::test]
+async fn every_role_gets_through_where_the_table_says_so() {
+    let world = World::locked();
+    let roles = Role::ALL.map(|role| world.token(role, None));
+    let tokens: Vec<Option<&str>> =
+        std::iter::once(None).chain(roles.iter().map(|token| Some(token.as_str()))).collect();
+    let table = table();
+    assert!(table.len() > 40, "{}", table.len());
+    for Row { method, path, allowed, .. } in &table {
+        for (token, allowed) in tokens.iter().zip(allowed) {
+            let status = world.status(method, path, *token).await;
+            let refused = if token.is_none() { 401 } else { 403 };
+            assert_eq!(status != refused && status != 401, *allowed, "{method} {path}: {status}");
+        }
+        let unknown = world.status(method, path, Some("depsync_unknown")).await;
+        assert_eq!(unknown, 401, "{method} {path}: a wrong token is never as good as none");
+    }
+}
+
+#[tokio::test]
+async fn a_token_for_one_feed_is_good_for_nothing_else() {
+    let world = World::locked();
+    let (ours, others) =
+        (world.token(Role::Admin, Some("apps")), world.token(Role::Admin, Some("other")));
+    for Row { method, path, pattern, allowed } in &table() {
+        if allowed[0] {
+            continue;
+        }
+        assert_eq!(world.status(method, path, Some(&others)).await, 403, "{method} {path}");
+        let status = world.status(method, path, Some(&ours)).await;
+        assert_eq!(status == 403, !pattern.contains("{feed}"), "{method} {path}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_in_the_table_is_not_there() {
+    let world = World::locked();
+    let writer = world.token(Role::Writer, None);
+    for path in ["/v1/feeds/apps/secrets", "/v2", "//livez", "/v1/feeds/apps/../tokens"] {
+        for token in [None, Some(writer.as_str())] {
+            assert_eq!(world.status("GET", path, token).await, 404, "{path}");
+            assert_eq!(world.status("POST", path, token).await, 404, "{path}");
+        }
+    }
+}
+
+#[test]
+fn the_documentation_names_every_route() {
+    let table = table();
+    let has = |path: &str| {
+        let segment = |a: &str, b: &str| a == b || (a.starts_with('{') && b.starts_with('{'));
+        let fits = |row: &Row| {
+            let (mut ours, mut theirs) = (path.split('/'), row.pattern.split('/'));
+            loop {
+                match (ours.next(), theirs.next()) {
+                    (Some(a), _) if a.starts_with("{*") => return true,
+                    (Some(a), Some(b)) if segment(a, b) => {}
+                    (Some("{repository}"), Some("{feed}.git")) | (None, None) => return true,
+                    _ => return false,
+                }
+            }
+        };
+        table.iter().any(fits)
+    };
+    for (path, ..) in ROUTES {
+        assert!(has(path), "{path} is not in docs/access.md");
+    }
+    for command in COMMANDS {
+        assert!(
+            has(&format!("/v1/feeds/{{feed}}/{command}")),
+            "{command} is not in docs/access.md"
+        );
+    }
+}
