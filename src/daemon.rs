@@ -5,6 +5,8 @@
 //! early, by error or panic, ends the daemon with a non-zero exit code. A stop ends intake first,
 //! lets running jobs finish, and does not wait for ever.
 
+mod after;
+
 use std::{
     collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration,
 };
@@ -18,10 +20,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use after::After;
+
 use crate::{
     bus::{self, Board, Desk},
     config::{self, Checkout, FeedSettings, Mirror, Primary, Role, Settings},
     disk::{self, Aside, Root},
+    hooks::Hooks,
     ledger::{
         self, Decisions, Ledger,
         state_dir::{self, StateDir},
@@ -196,6 +201,7 @@ impl Node {
                 Role::Primary(primary) => self.spawn_origin(feed, primary, &mut stages)?,
                 Role::Region(mirror) => self.spawn_replica(feed, mirror, address, &mut stages)?,
             }
+            self.after(feed).spawn(&mut stages)?;
             stages.spawn(keep_bindings(
                 Arc::clone(&feed.desk),
                 Arc::clone(&self.decisions),
@@ -274,6 +280,7 @@ impl Node {
             node: self.state.node().clone(),
             label: self.settings.node.clone(),
             state: self.state.feed(&name),
+            hooks: feed.hooks(),
             options: origin::Options {
                 large_file: primary.large_file,
                 keep: primary.metadata,
@@ -312,6 +319,8 @@ impl Node {
             token: mirror.token_file.clone().map(replica::TokenFile::new),
             http: http_client()?,
             poll: self.settings.poll,
+            hooks: feed.hooks(),
+            ledger: Arc::clone(&self.ledger),
             node: self.state.node().clone(),
             label: self.settings.node.clone(),
             region: self.settings.region.clone(),
@@ -323,6 +332,21 @@ impl Node {
             async move { run.await.map_err(|source| Error::Replica { feed: name, source }) },
         );
         Ok(())
+    }
+
+    /// What runs the hooks that nothing waits for.
+    fn after(&self, feed: &Feed) -> After {
+        let primary = matches!(feed.settings.role, Role::Primary(_));
+        After {
+            hooks: feed.hooks(),
+            desk: Arc::clone(&feed.desk),
+            ledger: Arc::clone(&self.ledger),
+            dir: feed.settings.dir().map(std::path::Path::to_owned),
+            state: self.state.feed(&feed.settings.name),
+            label: self.settings.node.clone(),
+            region: self.settings.region.clone().filter(|_| !primary),
+            primary,
+        }
     }
 
     /// Where others reach a region: as configured, else where it listens if that says it; otherwise
@@ -369,6 +393,10 @@ impl Feed {
             tracing::info!(%feed, files, bytes, "dropped what had lain aside for long");
         }
         Ok(())
+    }
+
+    fn hooks(&self) -> Hooks {
+        Hooks::open(self.settings.hooks.as_deref())
     }
 
     /// Uploads go where the feed is owned.

@@ -230,6 +230,8 @@ impl Mirror {
             token: None,
             http: reqwest::Client::new(),
             poll: self.poll,
+            hooks: depsync::hooks::Hooks::default(),
+            ledger: Arc::new(Ledger::open(&self.state.path().join("ledger.db")).unwrap()),
             node: self.node.parse().unwrap(),
             label: self.node.parse().unwrap(),
             region: Some("eu".parse().unwrap()),

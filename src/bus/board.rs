@@ -101,6 +101,8 @@ pub struct Desk {
     pub state: watch::Sender<State>,
     /// The feed's profile as its primary has it; empty where there is none.
     pub profile: watch::Sender<String>,
+    /// Hooks that are not well, and why: refused, failing, or to be run again.
+    pub hooks: watch::Sender<BTreeMap<&'static str, String>>,
     /// Which node serves which region; whoever assembles the node keeps it across restarts.
     pub bindings: watch::Sender<Bindings>,
     /// Who is to stay where it is; whoever assembles the node keeps it across restarts.
@@ -126,6 +128,7 @@ impl Desk {
             head: watch::Sender::default(),
             state: watch::Sender::default(),
             profile: watch::Sender::default(),
+            hooks: watch::Sender::default(),
             bindings: watch::Sender::new(bindings.clone()),
             paused: watch::Sender::default(),
             changes: watch::Sender::default(),
@@ -341,6 +344,8 @@ pub struct Held {
     pub reason: String,
     /// Since when.
     pub since: SystemTime,
+    /// Whether it waits for somebody's decision rather than for a moment.
+    pub decision: bool,
 }
 
 /// Deletions that wait for `approve` or `reject`.
@@ -366,6 +371,8 @@ pub enum Request {
     /// A region: make sure this commit is in the store (fetch it if need be), for a redirect that
     /// names it.
     Fetch(Oid, Answer),
+    /// A region: tell the upstream, if it is there. Nobody waits for an answer.
+    Report(Ack),
     /// The primary: gather changes and publish none.
     Hold {
         /// Who asks, for those who wonder.
@@ -400,12 +407,15 @@ pub enum Approval {
 impl Request {
     /// Answers that this cannot be done here, and why.
     pub fn refuse(self, why: &str) {
-        let (Request::Sync(answer)
-        | Request::Fetch(_, answer)
-        | Request::Hold { answer, .. }
-        | Request::Release(answer)
-        | Request::Approve(_, answer)
-        | Request::Reject { answer, .. }) = self;
+        let answer = match self {
+            Request::Report(_) => return,
+            Request::Sync(answer)
+            | Request::Fetch(_, answer)
+            | Request::Hold { answer, .. }
+            | Request::Release(answer)
+            | Request::Approve(_, answer)
+            | Request::Reject { answer, .. } => answer,
+        };
         // Whoever asked may have gone.
         let _ = answer.send(Err(why.to_owned()));
     }

@@ -229,6 +229,10 @@ pub enum Outcome {
     Failed,
     /// It is behind the follower or on another line.
     Refused,
+    /// A hook of the follower's refuses to have it checked out.
+    Vetoed,
+    /// It lies in the directory, and the hook that is run then has failed.
+    HookFailed,
     /// Of a newer program.
     #[serde(other)]
     Other,

@@ -24,6 +24,7 @@ pub(super) fn checked(mut settings: Settings, source: &Source<'_>) -> Result<Set
     for (at, dir) in dirs.iter().enumerate() {
         faults.extend(dirs[..at].iter().find_map(|earlier| dir.clash(earlier)));
     }
+    faults.extend(dirs.iter().filter_map(Watched::hooks_fault));
     match settings.regions.as_deref().map(region_xml::read).transpose() {
         Ok(table) => settings.region_table = table.unwrap_or_default(),
         Err(error) => faults.push(Fault::new("regions", error)),
@@ -55,6 +56,17 @@ impl<'a> Watched<'a> {
             return Err(fault("is a file; a feed is a directory".to_owned()));
         }
         Ok(Self { feed, real })
+    }
+
+    /// Hooks that lie in the directory would be published, and written by whoever may deploy.
+    fn hooks_fault(&self) -> Option<Fault> {
+        let hooks = real_path(self.feed.hooks.as_deref()?);
+        let (path, feed, folder) = (hooks.display(), &self.feed.name, self.real.display());
+        let message = format!(
+            "{path} lies inside the directory of feed \"{feed}\", {folder}: whoever may deploy could \
+             run programs as this daemon; choose one outside"
+        );
+        hooks.starts_with(&self.real).then(|| Fault::new("hooks", message))
     }
 
     fn clash(&self, earlier: &Watched<'_>) -> Option<Fault> {

@@ -249,6 +249,7 @@ impl TryFrom<file::Feed> for FeedSettings {
         let in_place = checkout(raw.checkout.as_ref(), &mut faults);
         let upstream: Option<BaseUrl> = faults.parse("upstream", raw.upstream.as_ref());
         let mirrored = raw.upstream.is_some();
+        let hooks = raw.hooks.clone().map(Spanned::into_inner);
         let dir = raw.dir.clone().map(Spanned::into_inner);
         let token_file = raw.token_file.clone().map(Spanned::into_inner);
         if dir.is_none() && (in_place || !mirrored) {
@@ -269,7 +270,7 @@ impl TryFrom<file::Feed> for FeedSettings {
             None => primary.map(Role::Primary),
         };
         match role {
-            Some(role) if faults.0.is_empty() => Ok(FeedSettings { name, role }),
+            Some(role) if faults.0.is_empty() => Ok(FeedSettings { name, hooks, role }),
             _ => Err(faults.0),
         }
     }

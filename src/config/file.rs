@@ -56,6 +56,7 @@ pub(super) struct Feed {
     pub(super) watch: Value<String>,
     pub(super) large_file: Value<String>,
     pub(super) metadata: Option<Kept>,
+    pub(super) hooks: Value<PathBuf>,
     pub(super) settle: Settle,
     pub(super) guard: Guard,
     pub(super) upstream: Value<String>,
@@ -160,8 +161,11 @@ impl File {
     /// Makes every path absolute: relative ones are meant from `base`.
     pub(super) fn relative_to(mut self, base: &Path) -> Self {
         let paths = [&mut self.state_dir, &mut self.regions];
-        let dirs = self.feed.iter_mut().flat_map(|feed| [&mut feed.dir, &mut feed.token_file]);
-        for path in paths.into_iter().chain(dirs).flatten() {
+        let of_feeds = self
+            .feed
+            .iter_mut()
+            .flat_map(|feed| [&mut feed.dir, &mut feed.token_file, &mut feed.hooks]);
+        for path in paths.into_iter().chain(of_feeds).flatten() {
             *path.get_mut() = base.join(path.get_ref());
         }
         self

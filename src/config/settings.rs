@@ -45,6 +45,8 @@ pub struct Settings {
 pub struct FeedSettings {
     /// Its name here.
     pub name: FeedName,
+    /// Where the operator's hooks lie.
+    pub hooks: Option<PathBuf>,
     /// Whether it is owned here or mirrored.
     pub role: Role,
 }

@@ -74,6 +74,12 @@ impl Hooks {
         Self { limits, ..self }
     }
 
+    /// Whether a feed has a directory for hooks at all.
+    #[must_use]
+    pub fn are_configured(&self) -> bool {
+        self.dir.is_some()
+    }
+
     /// Where the hook lies, if there is one and it may be run.
     ///
     /// # Errors

@@ -2,13 +2,15 @@
 //!
 //! [`Hooks`] finds them, and refuses what others could have written; [`Hooks::run`] runs one in a
 //! process group of its own, with bounds on its time and its output, and says what it came to;
-//! [`Schedule`] decides when, and how often; [`Lane`] is the thread that does both.
+//! [`Schedule`] decides when, and how often; [`Lane`] is the thread that does both; [`Mark`] keeps
+//! what a hook was last done with.
 //! Always: a pre-hook that cannot be run blocks, never passes. Nothing here logs, knows a store or
 //! a ledger, or touches the deployment directory. The contract with a hook is `hooks/README.md`.
 
 mod changes;
 mod find;
 mod lane;
+mod mark;
 mod process;
 mod run;
 mod schedule;
@@ -23,6 +25,7 @@ use std::{fmt, io, path::PathBuf};
 pub use changes::Changes;
 pub use find::{Hooks, Refusal};
 pub use lane::Lane;
+pub use mark::{Mark, Verdict};
 pub use process::Limits;
 pub use run::{Occasion, Outcome, Output, Report};
 pub use schedule::{Backoff, Effect, End, Event, Run, Schedule};

@@ -102,6 +102,26 @@ impl Outcome {
     }
 }
 
+impl Report {
+    /// Why the hook did not pass, for people; none when it did, or is not there.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        let why = match &self.outcome {
+            Outcome::Absent | Outcome::Passed => return None,
+            Outcome::Vetoed { code, .. } => format!("it refuses, with exit code {code}"),
+            Outcome::Retry => "it asks to be run again later".to_owned(),
+            Outcome::TimedOut => "it took too long and was ended".to_owned(),
+            Outcome::Stopped => "it was ended, since the daemon stops".to_owned(),
+            Outcome::Refused(refusal) => refusal.to_string(),
+            Outcome::Failed(why) => why.clone(),
+        };
+        match self.output.text.trim() {
+            "" => Some(why),
+            said => Some(format!("{why}: {said}")),
+        }
+    }
+}
+
 /// What a hook said, for people: its output, then its error output.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Output {

@@ -7,12 +7,15 @@
 
 use std::time::{Duration, Instant};
 
+/// How soon a hook that must not be run is looked at again: a `chmod` should suffice.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// How a hook that asks for another run gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     /// The wait before the second run; it doubles from run to run.
     pub first: Duration,
-    /// The longest wait, also between two looks at a hook that must not be run.
+    /// The longest wait.
     pub longest: Duration,
     /// The most runs for one key; after the last it has failed.
     pub attempts: u32,
@@ -168,7 +171,7 @@ impl<K: Clone + Eq> Schedule<K> {
             End::Passed | End::Failed => None,
             End::Retry if attempt + 1 >= self.backoff.attempts => None,
             End::Retry => Some((attempt + 1, self.backoff.delay(attempt))),
-            End::Refused => Some((attempt, self.backoff.longest)),
+            End::Refused => Some((attempt, LOOK_AGAIN.min(self.backoff.longest))),
         };
         let Some((attempt, delay)) = again else {
             self.last = Some(key.clone());

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Result,
+    gate::Candidate,
     guard::Answer,
     session::{MAX_STAGED, Retry, Session},
     stage::Taken,
@@ -60,14 +61,15 @@ impl Session<'_, '_> {
         Some(self.retry.map_or(due, |retry| due.max(retry.at)))
     }
 
-    pub(super) fn is_commit_due(&self, now: Instant) -> bool {
+    pub(super) fn is_commit_due(&mut self, now: Instant) -> bool {
         let is_full = self.stage.len() >= MAX_STAGED;
         let is_ready = if self.hold.releasing {
             self.scan.is_idle() && self.settle.is_settled_since(self.hold.since.unwrap_or(now))
         } else {
             !self.catching_up || !self.is_reading()
         };
-        (is_ready || is_full) && self.commit_deadline(now).is_some_and(|at| at <= now)
+        let is_due = self.commit_deadline(now).is_some_and(|at| at <= now);
+        (is_ready || is_full) && is_due && self.has_gathered()
     }
 
     /// Publishes the batch, as far as it may be.
@@ -180,10 +182,18 @@ impl Session<'_, '_> {
             self.remember_all(&taken);
             return Ok(());
         };
-        let (subject, changes) = (by.subject, Summary::of(&prepared));
+        let (subject, took) = (by.subject, started.elapsed());
+        self.propose(now, Candidate { prepared, taken, before, subject, took })
+    }
+
+    /// Makes a candidate the head, and says so.
+    pub(super) fn publish(&mut self, now: Instant, candidate: Candidate) -> store::Result<()> {
+        let Candidate { prepared, taken, before, subject, took } = candidate;
+        let started = Instant::now();
+        let changes = Summary::of(&prepared);
         let published = self.setup.store.publish(prepared)?;
         self.setup.desk.post(published.clone());
-        let took = started.elapsed();
+        let took = took + started.elapsed();
         tracing::info!(
             feed = %self.setup.feed, commit = published.head.commit.short(), seq = published.head.seq,
             files = changes.files, bytes = taken.bytes, ms = took.as_secs_f64() * 1000.0,
@@ -252,7 +262,7 @@ impl Session<'_, '_> {
         self.flush_later();
     }
 
-    fn failed(&mut self, now: Instant, error: &store::Error) {
+    pub(super) fn failed(&mut self, now: Instant, error: &store::Error) {
         let wait = self.retry.map_or(FIRST_RETRY, |retry| (retry.wait * 2).min(LONGEST_RETRY));
         tracing::error!(feed = %self.setup.feed, %error, ?wait, "cannot commit: trying again");
         self.report.last_error = Some(error.to_string());

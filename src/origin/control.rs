@@ -48,8 +48,8 @@ impl Session<'_, '_> {
                 self.syncs.push(answer);
             }
             Request::Sync(answer) => reply(answer, Err("too many wait for a scan".to_owned())),
-            fetch @ Request::Fetch(..) => {
-                fetch.refuse("this node owns the feed and has every commit");
+            other @ (Request::Fetch(..) | Request::Report(_)) => {
+                other.refuse("this node owns the feed and has every commit");
             }
             Request::Hold { by, answer } => {
                 let done = self.hold(by);

@@ -1,7 +1,8 @@
 //! The primary's side: settle → commit → announce.
 //!
 //! `settle`, `batch` and `guard` decide, as plain machines; `read` and `scan` look at the directory;
-//! `stage` is the difference from the head; `commit` publishes it. `session` joins them in one loop
+//! `stage` is the difference from the head; `commit` publishes it, once `gate` has asked the
+//! operator's hook. `session` joins them in one loop
 //! over one queue of inputs. Events say when to look, the scan says what is there, and only what is
 //! whole and unchanged while it was read is ever published. Plain blocking code on its own thread.
 
@@ -9,6 +10,7 @@ mod archive;
 mod batch;
 mod commit;
 mod control;
+mod gate;
 mod guard;
 mod identity;
 mod look;
@@ -39,6 +41,7 @@ pub use guard::Rules;
 use crate::{
     bus::board::{Desk, Mailbox, Request},
     disk::{self, Event, Keep, Root},
+    hooks::Hooks,
     ledger::{self, Decisions, Ledger},
     model::{Class, FeedName, Label, Names, NodeId, Profile, RelPath},
     store::{self, Published, Store},
@@ -123,6 +126,8 @@ pub struct Setup {
     pub label: Label,
     /// `<state>/feeds/<feed>`, for what is put aside.
     pub state: PathBuf,
+    /// What the operator wants asked before a commit.
+    pub hooks: Hooks,
     /// How the feed is watched and committed.
     pub options: Options,
 }

@@ -72,7 +72,7 @@ impl Session<'_, '_> {
             held: self.held(),
             deletions: self.deletions_held(),
             rescans: self.report.rescans,
-            last_error: self.report.last_error.clone(),
+            last_error: self.report.last_error.clone().or_else(|| self.broken_hook()),
             ..State::default()
         };
         let posted = self.setup.desk.state.send_if_modified(|before| {
@@ -101,6 +101,13 @@ impl Session<'_, '_> {
         if self.report.last_error.is_some() {
             return ("failing", self.report.last_error.clone());
         }
+        if self.gate.is_asking() {
+            return ("checking", Some("the hook pre-commit is asked".to_owned()));
+        }
+        if let Some(waiting) = self.gate.waiting() {
+            let state = if waiting.broken { "failing" } else { "held" };
+            return (state, Some(waiting.reason.to_owned()));
+        }
         if self.catching_up {
             let state = if self.stage.head().is_none() { "importing" } else { "syncing" };
             return (state, Some(format!("{} paths read", self.report.looked)));
@@ -115,10 +122,15 @@ impl Session<'_, '_> {
             );
             return ("held", Some(text));
         }
-        if self.settle.waiting().next().is_some() {
+        if self.settle.waiting().next().is_some() || !self.stage.refused().is_empty() {
             return ("held", None);
         }
         ("idle", self.remark())
+    }
+
+    fn broken_hook(&self) -> Option<String> {
+        let waiting = self.gate.waiting().filter(|waiting| waiting.broken)?;
+        Some(waiting.reason.to_owned())
     }
 
     fn gathered(&self) -> String {
@@ -143,11 +155,12 @@ impl Session<'_, '_> {
             path: path.clone(),
             reason,
             since: self.report.time(since),
+            decision: true,
         };
-        let waiting = self
-            .settle
-            .waiting()
-            .map(|(path, waiting)| held(path, waiting.reason.clone(), waiting.since));
+        let waiting = self.settle.waiting().map(|(path, waiting)| Held {
+            decision: waiting.decision,
+            ..held(path, waiting.reason.clone(), waiting.since)
+        });
         let bad_ignore = self.bad_ignore.iter().map(|reason| {
             held(&super::session::ignore_file(), reason.clone(), self.report.began.0)
         });
@@ -158,8 +171,21 @@ impl Session<'_, '_> {
         let deletions = self.stage.held().iter().map(|path| {
             held(path, "its deletion waits for `approve` or `reject`".to_owned(), since)
         });
-        let mut all: Vec<_> =
-            waiting.chain(bad_ignore).chain(unreadable).chain(deletions).take(MAX_NAMED).collect();
+        let timed = |path: &RelPath, reason: &str, since| {
+            let (path, reason) = (path.clone(), reason.to_owned());
+            Held { path, reason, since, decision: true }
+        };
+        let refused = self
+            .stage
+            .refused()
+            .iter()
+            .map(|(path, refused)| timed(path, &refused.reason, refused.since));
+        let candidate = self.gate.waiting();
+        let candidate = candidate.iter().flat_map(|waiting| {
+            waiting.paths().map(|path| timed(path, waiting.reason, waiting.since))
+        });
+        let all = waiting.chain(bad_ignore).chain(unreadable).chain(deletions);
+        let mut all: Vec<_> = all.chain(refused).chain(candidate).take(MAX_NAMED).collect();
         all.sort_by(|a, b| a.path.cmp(&b.path));
         all
     }

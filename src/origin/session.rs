@@ -15,6 +15,7 @@ use super::{
     Input, Origin, Result, Setup,
     batch::Batch,
     commit::Brake,
+    gate::Gate,
     guard::Guard,
     identity::{self, Halt},
     read::Reader,
@@ -80,6 +81,7 @@ pub(super) struct Session<'a, 'scope> {
     pub(super) brake: Brake,
     pub(super) stage: Stage,
     pub(super) draft: Option<Draft<'a>>,
+    pub(super) gate: Gate,
     pub(super) scan: Scan,
     /// Until the first scan is committed: all that happened meanwhile is one commit.
     pub(super) catching_up: bool,
@@ -160,6 +162,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
             brake: Brake::Off,
             stage: Stage::new(Arc::clone(&setup.store), head, options.keep),
             draft: None,
+            gate: Gate::new(scope, setup, &root, origin.wake())?,
             scan: Scan::default(),
             catching_up: true,
             halt: None,
@@ -316,6 +319,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
 
     /// Something may have happened at a path.
     pub(super) fn touch(&mut self, path: &RelPath, lane: Lane) {
+        self.gate.disturb();
         if self.settle.active() < MAX_EVENTS && self.stage.len() < 2 * MAX_STAGED {
             self.settle.touch(path, lane);
         } else if !self.scan.will_begin() {
@@ -334,6 +338,9 @@ impl<'a, 'scope> Session<'a, 'scope> {
         self.check_root(now)?;
         if self.halt.is_some() || self.lacks_rules() {
             self.poll_rules(now);
+            return Ok(false);
+        }
+        if self.mind_gate(now)? {
             return Ok(false);
         }
         let looked = self.look(now, SLICE)?;
@@ -361,6 +368,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
     /// Drops what was read and not committed, and finds it again.
     pub(super) fn begin_batch_again(&mut self) {
         self.stage.clear();
+        self.gate.clear();
         self.draft = None;
         self.batch.close(Instant::now());
         self.brake = Brake::Off;
@@ -397,6 +405,11 @@ impl<'a, 'scope> Session<'a, 'scope> {
         if self.lacks_rules() {
             return next;
         }
+        if self.gate.is_asking() {
+            // Its answer wakes us, and nothing else is done before.
+            return next;
+        }
+        consider(self.gate.deadline());
         consider(self.settle.deadline(now));
         consider(self.commit_deadline(now));
         consider(self.flush_at);

@@ -63,6 +63,8 @@ pub(super) struct Look {
 pub(super) struct Waiting {
     pub(super) reason: String,
     pub(super) since: Instant,
+    /// Whether it waits for somebody rather than for a moment.
+    pub(super) decision: bool,
 }
 
 /// All touched paths of a feed.
@@ -221,6 +223,7 @@ impl Settle {
             Verdict::Incomplete(seen) => {
                 known.approved = None;
                 known.wait("the archive has no end".to_owned(), now);
+                known.waiting.iter_mut().for_each(|waiting| waiting.decision = true);
                 return Stage::Held(Some(seen));
             }
         };
@@ -275,6 +278,11 @@ impl Settle {
         self.paths.get(path).is_some_and(|known| known.waiting.is_some())
     }
 
+    /// Whether a path is yet to be read, and waits for nobody.
+    pub(super) fn is_pending(&self, path: &RelPath) -> bool {
+        self.paths.get(path).is_some_and(|known| known.waiting.is_none())
+    }
+
     /// What waits for more than a moment.
     pub(super) fn waiting(&self) -> impl Iterator<Item = (&RelPath, &Waiting)> {
         self.paths.iter().filter_map(|(path, known)| Some((path, known.waiting.as_ref()?)))
@@ -318,7 +326,7 @@ impl Settle {
 impl Touched {
     fn wait(&mut self, reason: String, now: Instant) {
         let since = self.waiting.as_ref().map_or(now, |waiting| waiting.since);
-        self.waiting = Some(Waiting { reason, since });
+        self.waiting = Some(Waiting { reason, since, decision: false });
     }
 }
 

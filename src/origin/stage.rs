@@ -9,6 +9,7 @@ use std::{
     cell::OnceCell,
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
+    time::SystemTime,
 };
 
 use sha2::{Digest, Sha256};
@@ -69,6 +70,16 @@ pub(super) struct Stage {
     list_id: OnceCell<String>,
     /// Deletions that a person let pass and that are not committed yet.
     approved: HashSet<RelPath>,
+    /// What a hook refused, as it was then: held until it changes.
+    refused: BTreeMap<RelPath, Refused>,
+}
+
+/// A path that a hook refused.
+pub(super) struct Refused {
+    /// What lies there; none: nothing any more.
+    entry: Option<Entry>,
+    pub(super) reason: String,
+    pub(super) since: SystemTime,
 }
 
 /// What a commit took from the stage.
@@ -78,6 +89,8 @@ pub(super) struct Taken {
     pub(super) put: Vec<(RelPath, Cached)>,
     /// Files that it deletes, but for those that a person approved.
     pub(super) deleted: Vec<RelPath>,
+    /// Files that it deletes and a person approved.
+    pub(super) approved: Vec<RelPath>,
     /// Paths at which nothing lies any more.
     pub(super) removed: Vec<RelPath>,
     /// Bytes of the files put.
@@ -112,6 +125,7 @@ impl Stage {
             held: BTreeSet::new(),
             list_id: OnceCell::new(),
             approved: HashSet::new(),
+            refused: BTreeMap::new(),
         }
     }
 
@@ -140,7 +154,8 @@ impl Stage {
     pub(super) fn saw_file(&mut self, path: &RelPath, seen: &FileSeen) -> Result<Effect> {
         self.exists(path);
         let before = self.in_head(path)?;
-        if before.as_ref().is_some_and(|before| is_same(before, &seen.entry)) {
+        let is_in_head = before.as_ref().is_some_and(|before| is_same(before, &seen.entry));
+        if is_in_head || self.is_refused(path, Some(&seen.entry)) {
             self.withdraw_below(path);
             self.changes.remove(path);
             return Ok(Effect::Same);
@@ -200,6 +215,7 @@ impl Stage {
         if path.is_root() || self.is_removed(path) {
             return Ok(Effect::Same);
         }
+        self.is_refused(path, None);
         self.withdraw_below(path);
         self.changes.remove(path);
         let lost = match self.in_head(path)?.map(|entry| entry.kind) {
@@ -207,7 +223,7 @@ impl Stage {
             Some(Kind::Dir) => self.files_below(path)?,
             Some(kind) => kind.blob().map(|blob| (path.clone(), blob)).into_iter().collect(),
         };
-        if !lost.iter().any(|(file, _)| self.held.contains(file)) {
+        if !lost.iter().any(|(file, _)| self.is_kept(file)) {
             let effect = if lost.is_empty() { Effect::Changed } else { Effect::Deleted };
             self.changes.insert(path.clone(), Staged { put: None, lost });
             return Ok(effect);
@@ -215,13 +231,55 @@ impl Stage {
         // What is held of a folder stays; the rest goes file by file.
         let mut effect = Effect::Same;
         for (file, blob) in lost {
-            if !self.held.contains(&file) && !self.is_removed(&file) {
+            if !self.is_kept(&file) && !self.is_removed(&file) {
                 let lost = vec![(file.clone(), blob)];
                 self.changes.insert(file, Staged { put: None, lost });
                 effect = Effect::Deleted;
             }
         }
         Ok(effect)
+    }
+
+    /// Whether a file stays in the head though nothing lies there any more.
+    fn is_kept(&self, file: &RelPath) -> bool {
+        let refused = self.refused.get(file).is_some_and(|refused| refused.entry.is_none());
+        refused || self.held.contains(file)
+    }
+
+    /// Whether a hook refused what lies at a path; it is forgotten once something else does.
+    fn is_refused(&mut self, path: &RelPath, now: Option<&Entry>) -> bool {
+        let Some(refused) = self.refused.get(path) else { return false };
+        let same = match (&refused.entry, now) {
+            (None, None) => true,
+            (Some(before), Some(now)) => is_same(before, now),
+            _ => false,
+        };
+        if !same {
+            self.refused.remove(path);
+        }
+        same
+    }
+
+    /// A hook refused what lies at a path, or that nothing does.
+    pub(super) fn refuse(
+        &mut self,
+        path: &RelPath,
+        entry: Option<&Entry>,
+        reason: &str,
+        since: SystemTime,
+    ) {
+        let refused = Refused { entry: entry.cloned(), reason: reason.to_owned(), since };
+        self.refused.insert(path.clone(), refused);
+    }
+
+    /// What a hook refused and nobody has changed since.
+    pub(super) fn refused(&self) -> &BTreeMap<RelPath, Refused> {
+        &self.refused
+    }
+
+    /// Deletions that a person had approved in a batch that was not published.
+    pub(super) fn let_pass(&mut self, approved: Vec<RelPath>) {
+        self.approved.extend(approved);
     }
 
     /// Whether the batch says something about a path, or that a folder above it is gone.
@@ -296,7 +354,8 @@ impl Stage {
                 later.insert(path, staged);
                 continue;
             }
-            staged.lost.retain(|(file, _)| !self.approved.remove(file));
+            let approved = staged.lost.extract_if(.., |(file, _)| self.approved.remove(file));
+            taken.approved.extend(approved.map(|(file, _)| file));
             taken.deleted.extend(staged.lost.into_iter().map(|(file, _)| file));
             let Some(put) = staged.put else {
                 draft.remove(&path);

@@ -42,6 +42,11 @@ impl Backoff {
         self.until = None;
     }
 
+    /// Nothing is due before then.
+    pub(super) fn put_off(&mut self, until: Instant) {
+        self.until = Some(until);
+    }
+
     /// Whether a try is due.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.until.is_none_or(|until| now >= until)

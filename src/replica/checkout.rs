@@ -15,7 +15,7 @@ use std::{
 use crate::{
     disk::{self, FileKind, Keep, Placed, Placing, Root, Source},
     model::{Change, Content, Entry, Head, Kind, Oid, RelPath},
-    replica::{Error, adopt},
+    replica::{Error, adopt, gate::Gate},
     store::{self, Store},
 };
 
@@ -28,6 +28,8 @@ pub(super) struct Checkout {
     pub(super) keep: Keep,
     /// Whether foreign files may be moved aside at first contact.
     pub(super) adopt: bool,
+    /// Asks the operator's hook.
+    pub(super) gate: Gate,
     /// The last checkout, if it left paths out.
     pub(super) partial: Mutex<Option<Partial>>,
 }
@@ -57,6 +59,9 @@ impl Checkout {
         let from = self.store.checked_out()?;
         if from.is_none() {
             adopt::first_contact(self, to, profile)?;
+        }
+        if from != Some(to.commit) {
+            self.gate.ask(from, to.commit, || Ok(self.store.diff(from, to.commit)?))?;
         }
         self.put(from, to.commit)
     }

@@ -88,6 +88,20 @@ pub enum Error {
     /// Single paths could not be put in place.
     #[error("{}", faults(.0))]
     Paths(Vec<(RelPath, String)>),
+    /// A hook refuses the head.
+    #[error("{0}")]
+    Vetoed(String),
+    /// A hook is to be asked again.
+    #[error("{reason}")]
+    Later {
+        /// When.
+        until: std::time::Instant,
+        /// What it said.
+        reason: String,
+    },
+    /// A hook cannot be asked.
+    #[error("{0}")]
+    Hook(String),
     /// The directory holds files that are not the feed's.
     #[error("{0}")]
     FirstContact(Foreign),

@@ -2,6 +2,8 @@
 //!
 //! Events are in the past tense, effects in the imperative. Plain data.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 
 use crate::{
@@ -76,6 +78,18 @@ pub enum Event {
     },
     /// It could not be put in place.
     CheckoutFailed {
+        /// Why, for people.
+        reason: String,
+    },
+    /// A hook refuses it, until there is another head.
+    CheckoutVetoed {
+        /// Why, for people.
+        reason: String,
+    },
+    /// A hook wants to be asked again.
+    CheckoutPutOff {
+        /// When.
+        until: Instant,
         /// Why, for people.
         reason: String,
     },

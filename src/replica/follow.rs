@@ -63,6 +63,9 @@ pub struct Follow {
     fetching: Option<Head>,
     begun: Option<Head>,
     placing: Option<Head>,
+    /// The head that a hook refuses or puts off, and why.
+    vetoed: Option<Head>,
+    put_off: Option<(Head, String)>,
     parcels: VecDeque<Parcel>,
     /// Heads in a row that do not follow ours, and the last of them.
     odd: u32,
@@ -101,6 +104,8 @@ impl Follow {
             fetching: None,
             begun: None,
             placing: None,
+            vetoed: None,
+            put_off: None,
             parcels: VecDeque::new(),
             odd: 0,
             refusal: None,
@@ -157,6 +162,9 @@ impl Follow {
         if let Some(error) = &self.checkout_error {
             return ("failing", Some(error.clone()));
         }
+        if let Some((_, reason)) = &self.put_off {
+            return ("held", Some(reason.clone()));
+        }
         match (&self.fetch_error, self.link) {
             (Some(error), Link::Up) => ("failing", Some(error.clone())),
             (None, _) if self.is_busy() => ("syncing", None),
@@ -211,6 +219,17 @@ impl Follow {
                 }
                 self.checkout_error = Some(reason);
             }
+            Event::CheckoutVetoed { reason } => {
+                self.vetoed = self.placing.take();
+                if let Some(head) = self.vetoed {
+                    effects.push(self.report(now, head, Outcome::Vetoed, Some(&reason)));
+                    self.put_off = Some((head, reason));
+                }
+            }
+            Event::CheckoutPutOff { until, reason } => {
+                self.replace.put_off(until);
+                self.put_off = self.placing.take().map(|head| (head, reason));
+            }
             Event::SyncRequested => {
                 for backoff in [&mut self.reconnect, &mut self.refetch, &mut self.replace] {
                     backoff.reset();
@@ -260,7 +279,7 @@ impl Follow {
     /// The head to put in place now.
     fn unplaced(&self) -> Option<Head> {
         let idle = self.options.checkout && self.placing.is_none();
-        self.fetched.filter(|_| idle && self.fetched != self.have)
+        self.fetched.filter(|_| idle && self.fetched != self.have && self.fetched != self.vetoed)
     }
 
     fn fetch(&mut self, want: Head) -> Effect {
@@ -388,6 +407,9 @@ impl Follow {
         self.damaged = 0;
         self.fetch_error = None;
         self.refetch.reset();
+        if self.put_off.take().is_some() {
+            self.replace.reset();
+        }
         if !self.options.checkout {
             self.take_checked_out(now, head, effects);
         }
@@ -424,7 +446,7 @@ impl Follow {
     fn take_checked_out(&mut self, now: Instant, head: Head, effects: &mut Vec<Effect>) {
         self.placing = None;
         self.have = Some(head);
-        self.checkout_error = None;
+        (self.checkout_error, self.vetoed, self.put_off) = (None, None, None);
         self.replace.reset();
         effects.push(self.report(now, head, Outcome::Verified, None));
         if self.have == self.want {

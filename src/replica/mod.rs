@@ -14,6 +14,7 @@ mod error;
 pub mod event;
 mod fetch;
 pub mod follow;
+mod gate;
 mod lane;
 mod partial;
 mod stage;
@@ -22,7 +23,7 @@ mod upstream;
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -32,10 +33,16 @@ use tokio_util::sync::CancellationToken;
 pub use error::{Error, Foreign};
 pub use upstream::TokenFile;
 
-use self::{checkout::Checkout, upstream::Upstream};
+use self::{
+    checkout::Checkout,
+    gate::{Asking, Gate},
+    upstream::Upstream,
+};
 use crate::{
     bus::{Desk, frame::Hello},
     disk::{Keep, Root},
+    hooks::Hooks,
+    ledger::Ledger,
     model::{FeedName, Label, NodeId, RegionName},
 };
 
@@ -61,6 +68,10 @@ pub struct Setup {
     pub http: reqwest::Client,
     /// How long after the last sign of the head it is asked for.
     pub poll: Duration,
+    /// What the operator wants asked before a checkout.
+    pub hooks: Hooks,
+    /// The node's ledger, for the history of runs.
+    pub ledger: Arc<Ledger>,
     /// This node.
     pub node: NodeId,
     /// Its name for people.
@@ -94,11 +105,22 @@ impl Setup {
         self.upstreams.iter().map(upstream).collect()
     }
 
-    fn checkout(&self) -> Option<Arc<Checkout>> {
+    /// `stopping` ends a hook that is being asked.
+    fn checkout(&self, stopping: &Arc<AtomicBool>) -> Option<Arc<Checkout>> {
         let root = self.root.clone()?;
+        let asking = Asking {
+            hooks: self.hooks.clone(),
+            desk: Arc::clone(&self.desk),
+            ledger: Arc::clone(&self.ledger),
+            label: self.label.clone(),
+            region: self.region.clone(),
+            dir: root.path().to_owned(),
+            state: self.state.clone(),
+        };
+        let gate = Gate::new(asking, Arc::clone(stopping));
         let (store, state) = (self.desk.store.clone(), self.state.clone());
         let (keep, adopt, partial) = (self.keep, self.adopt, Mutex::default());
-        Some(Arc::new(Checkout { store, root, state, keep, adopt, partial }))
+        Some(Arc::new(Checkout { store, root, state, keep, adopt, gate, partial }))
     }
 
     /// Another one at each node, so that mirrors do not come back in the same instant.

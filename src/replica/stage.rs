@@ -4,7 +4,13 @@
 //! which ends with the loop; each of them ends in exactly one `Ended`, but for the connection,
 //! which also says what it hears.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -89,6 +95,14 @@ struct Stage {
     /// Who waits for the answer to a poll, and who for a commit.
     askers: Vec<Answer>,
     waiting: Vec<(Oid, Answer)>,
+    /// Ends a hook that is being asked.
+    stopping: Arc<AtomicBool>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Stage {
@@ -115,10 +129,11 @@ impl Stage {
         let mailbox = move |request| accept.try_send(request).is_ok();
         desk.take_requests(Some(Box::new(mailbox)));
         let progress = watch::Sender::default();
+        let stopping = Arc::new(AtomicBool::new(false));
         let stage = Stage {
             hello: setup.hello(),
             upstreams: setup.upstreams(),
-            checkout: setup.checkout(),
+            checkout: setup.checkout(&stopping),
             fetcher: Fetcher { store: desk.store.clone(), lane, progress },
             directory,
             follow: Follow::new(Instant::now(), options, fetched, have),
@@ -128,6 +143,7 @@ impl Stage {
             shown: None,
             askers: Vec::new(),
             waiting: Vec::new(),
+            stopping,
             desk,
         };
         Ok((stage, requests))
@@ -293,6 +309,13 @@ impl Stage {
                 self.tell(head, &done);
                 self.feed(Event::CheckedOut { head });
             }
+            Ended::Checkout(_, Err(Error::Vetoed(reason))) => {
+                warn!(feed = %self.desk.feed, "not checked out: {reason}");
+                self.feed(Event::CheckoutVetoed { reason });
+            }
+            Ended::Checkout(_, Err(Error::Later { until, reason })) => {
+                self.feed(Event::CheckoutPutOff { until, reason });
+            }
             Ended::Checkout(_, Err(error)) => {
                 if error.ends_the_stage() {
                     return Err(error);
@@ -358,6 +381,7 @@ impl Stage {
                 self.feed(Event::SyncRequested);
             }
             Request::Fetch(commit, answer) => self.look(commit, answer, 0),
+            Request::Report(ack) => self.carry_out(Effect::Report(ack)),
             other => other.refuse("this node mirrors the feed: ask its primary"),
         }
     }

@@ -99,6 +99,7 @@ async fn describe(edge: &Edge, feed: &Feed) -> Result<Value, Fault> {
             "id": list.id, "files": list.files, "since": moment(list.since),
         })),
         "rescans": state.rescans,
+        "hooks": *feed.desk.hooks.borrow(),
         "followers": feed.desk.followers().len(),
     });
     if !state.primary {

@@ -39,6 +39,7 @@ pub(super) async fn ready(State(edge): State<Arc<Edge>>) -> Answer {
 pub(super) async fn health(State(edge): State<Arc<Edge>>) -> Answer {
     let faults = edge.feeds().filter_map(|feed| {
         let fault = not_ready(feed).or_else(|| unwell(&feed.desk.state.borrow(), sys::now()));
+        let fault = fault.or_else(|| bad_hook(feed));
         Some(fault_json(feed, &fault?))
     });
     let mut response = answer("ok", &faults.collect::<Vec<_>>());
@@ -73,6 +74,12 @@ fn not_ready(feed: &Feed) -> Option<String> {
     }
     let serves = state.primary || feed.desk.head().is_some();
     (!serves).then(|| "nothing has come from the upstream yet".to_owned())
+}
+
+fn bad_hook(feed: &Feed) -> Option<String> {
+    let hooks = feed.desk.hooks.borrow();
+    let (hook, reason) = hooks.iter().next()?;
+    Some(format!("the hook {hook}: {reason}"))
 }
 
 /// What an operator should look at, although the feed is served.
@@ -113,7 +120,7 @@ mod tests {
         assert_eq!(unwell(&failed, start).unwrap(), "disk full");
 
         let path = RelPath::parse(b"app.war").unwrap();
-        let slow = Held { path, reason: "still open".to_owned(), since: start };
+        let slow = Held { path, reason: "still open".to_owned(), since: start, decision: true };
         let slow = FeedState { held: vec![slow], ..primary.clone() };
         assert_eq!(unwell(&slow, at(599)), None);
         assert!(unwell(&slow, at(600)).unwrap().contains("app.war"));

@@ -46,6 +46,11 @@ impl Prepared {
         self.commit.head
     }
 
+    /// Its tree: the same content has the same, whenever it is committed.
+    pub fn tree(&self) -> Oid {
+        self.commit.tree
+    }
+
     /// The difference from its parent, in path order.
     pub fn changes(&self) -> &[Change] {
         &self.changes

@@ -14,6 +14,7 @@
 mod bad_input;
 mod crash;
 mod downloads;
+mod hooks;
 mod mirror;
 mod oracle;
 mod proxy;

@@ -94,6 +94,21 @@ impl World {
         self.node(name, &["region"], &more)
     }
 
+    /// A node that a configuration file describes, not yet running: `keys` stand before the feed's
+    /// own, `feed` is the rest of its only feed, whose folder `name` exists.
+    pub fn configured(&self, name: &str, keys: &str, feed: &str) -> Node {
+        let mut node = self.node(name, &[], &[]);
+        let config = self.path(&format!("{name}.toml"));
+        let text = format!(
+            "state_dir = {:?}\nlisten = \"127.0.0.1:0\"\n{keys}\n[[feed]]\ndir = {:?}\n{feed}\n",
+            node.state, node.dir
+        );
+        fs::write(&config, text).unwrap();
+        node.arguments = vec!["run".into(), "--config".into(), config.to_str().unwrap().into()];
+        node.config = Some(config);
+        node
+    }
+
     fn node(&self, name: &str, command: &[&str], more: &[&str]) -> Node {
         let dir = self.folder(name);
         let state = self.path(&format!("{name}.state"));
@@ -108,6 +123,7 @@ impl World {
             state,
             log,
             arguments,
+            config: None,
             address: None,
             child: None,
             wrap: Vec::new(),
@@ -122,6 +138,7 @@ pub struct Node {
     pub state: PathBuf,
     pub log: PathBuf,
     arguments: Vec<String>,
+    config: Option<PathBuf>,
     address: Option<String>,
     child: Option<Child>,
     /// A command that runs the daemon (a tracer that kills it at some system call).
@@ -142,7 +159,18 @@ impl Node {
         let mut words: Vec<&OsStr> = self.wrap.iter().map(OsStr::new).collect();
         words.push(OsStr::new(DEPSYNC));
         let mut command = Command::new(words[0]);
-        command.args(&words[1..]).args(&self.arguments).args(["--listen", &listen]);
+        command.args(&words[1..]).args(&self.arguments);
+        match &self.config {
+            None => drop(command.args(["--listen", &listen])),
+            Some(config) => {
+                let text = fs::read_to_string(config).unwrap();
+                let lines = text.lines().map(|line| match line.starts_with("listen = ") {
+                    true => format!("listen = {listen:?}\n"),
+                    false => format!("{line}\n"),
+                });
+                fs::write(config, lines.collect::<String>()).unwrap();
+            }
+        }
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
         // A tracer's death leaves what it traces: both are one group.
         command.process_group(0);

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::{
     bus::board::{Answer, Desk, Request, State},
     disk::Root,
+    hooks::Hooks,
     ledger::{Decisions, Ledger},
     model::{Bindings, Content, Entry, FeedName, Head, Keep, Kind, ObjectId, Oid, RelPath},
     origin::{self, Input, Options, Origin, Result, Rules, Setup, Stop},
@@ -88,6 +89,7 @@ impl World {
             node: "n1".parse().unwrap(),
             label: "hub".parse().unwrap(),
             state: self.dir.path().join("state/feeds/default"),
+            hooks: Hooks::default(),
             options: self.options.clone(),
         })
         .unwrap();

@@ -21,7 +21,7 @@ async fn a_feed_says_where_it_stands() {
     world.desk.state.send_modify(|state| {
         let path = RelPath::parse(b"x\xff").unwrap();
         let since = std::time::UNIX_EPOCH;
-        state.held = vec![Held { path, reason: "still open".to_owned(), since }];
+        state.held = vec![Held { path, reason: "still open".to_owned(), since, decision: true }];
     });
     let feed = world.json("/v1/feeds/apps/").await;
     assert_eq!(feed["commit"], commit.to_string());
@@ -74,7 +74,7 @@ async fn a_command_reaches_the_stage_as_it_was_given() {
             Ask::Release(answer) | Ask::Approve(_, answer) | Ask::Reject { answer, .. } => {
                 (Err("no".to_owned()), answer)
             }
-            Ask::Fetch(..) => return false,
+            Ask::Fetch(..) | Ask::Report(_) => return false,
         };
         answer.send(outcome).is_ok()
     }));
