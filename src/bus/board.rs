@@ -103,6 +103,8 @@ pub struct Desk {
     pub profile: watch::Sender<String>,
     /// Hooks that are not well, and why: refused, failing, or to be run again.
     pub hooks: watch::Sender<BTreeMap<&'static str, String>>,
+    /// How far a fetch of this node's is; none while there is none.
+    pub progress: watch::Sender<Option<Progress>>,
     /// Which node serves which region; whoever assembles the node keeps it across restarts.
     pub bindings: watch::Sender<Bindings>,
     /// Who is to stay where it is; whoever assembles the node keeps it across restarts.
@@ -129,6 +131,7 @@ impl Desk {
             state: watch::Sender::default(),
             profile: watch::Sender::default(),
             hooks: watch::Sender::default(),
+            progress: watch::Sender::default(),
             bindings: watch::Sender::new(bindings.clone()),
             paused: watch::Sender::default(),
             changes: watch::Sender::default(),

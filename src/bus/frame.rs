@@ -264,6 +264,12 @@ pub struct Progress {
     pub done: u64,
     /// Bytes in all, as far as they are known.
     pub total: u64,
+    /// Bytes a second in the last seconds; none before there is something to tell it from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+    /// Milliseconds until the rest has come at that rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
 }
 
 /// Why an upstream and a follower cannot talk; it has a name at both ends.

@@ -116,6 +116,9 @@ fn show_feed(feed: &Value) {
             println!("  {what}: {}", plain(text));
         }
     }
+    if let Some(text) = progress(&feed["progress"]) {
+        println!("  fetching: {text}");
+    }
     let held = items(feed, "held");
     for change in held {
         let [path, reason, since] = ["path", "reason", "since"].map(|name| word(&change[name]));
@@ -138,15 +141,28 @@ fn follower(node: &Value, feed: &Value) -> Option<Vec<String>> {
         None | Some(0) => String::new(),
         Some(_) => format!("for {}", millis(&mirrored["lag_ms"])),
     };
-    let error = mirrored["last_error"].as_str().unwrap_or_default();
+    let error = mirrored["last_error"].as_str().map(ToOwned::to_owned);
     Some(vec![
         format!("  {}", word(&node["region"])),
         word(&node["label"]),
         format!("{} {lag}", word(&mirrored["state"])).trim_end().to_owned(),
         head(&mirrored["have"]),
         word(&node["url"]),
-        error.to_owned(),
+        error.or_else(|| progress(&mirrored["progress"])).unwrap_or_default(),
     ])
+}
+
+/// How far a fetch is, how fast, and how long it will take.
+fn progress(progress: &Value) -> Option<String> {
+    let total = progress["total"].as_u64().filter(|total| *total > 0)?;
+    let mut text = format!("{} of {}", size(&progress["done"]), size(&total.into()));
+    if !progress["rate"].is_null() {
+        text = format!("{text}, {}/s", size(&progress["rate"]));
+    }
+    if !progress["left_ms"].is_null() {
+        text = format!("{text}, {} left", millis(&progress["left_ms"]));
+    }
+    Some(text)
 }
 
 /// Arguments of `locate`.

@@ -53,6 +53,14 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// What came whole is not what it should be.
+    #[error("what {url} has sent is damaged: {why}; it is fetched again")]
+    Damaged {
+        /// The upstream.
+        url: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The upstream answers a request with an error.
     #[error("{url} answers {status} {code}: {message}")]
     Answer {
@@ -138,6 +146,11 @@ impl Error {
             Error::Fault(_) | Error::FirstContact(_) | Error::Worker(_) => Failure::Fatal,
             _ => Failure::Again,
         }
+    }
+
+    /// Whether a transfer was broken off on its way, and can go on.
+    pub(super) fn is_of_the_link(&self) -> bool {
+        matches!(self, Error::Lost { .. } | Error::Stalled { .. } | Error::Link(_))
     }
 
     /// Whether the mirror cannot go on at all.

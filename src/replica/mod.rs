@@ -16,6 +16,8 @@ mod fetch;
 pub mod follow;
 mod gate;
 mod lane;
+mod meter;
+mod objects;
 mod partial;
 mod stage;
 mod upstream;

@@ -1,9 +1,10 @@
-//! A pack that is being downloaded: a file in `spool/` that a later try goes on with.
+//! A pack or delta that is being downloaded: a file in `spool/` that a later try goes on with.
 //!
 //! Beside it lies what it is the beginning of (entity tag and size), without which it is worth
 //! nothing. Nothing is synced: what a power cut leaves is checked when it is taken in.
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -14,12 +15,14 @@ use tokio::io::{AsyncSeekExt, AsyncWriteExt, BufWriter};
 
 use crate::replica::Error;
 
-/// What our partial packs in `spool/` begin with.
+/// What our partial downloads in `spool/` begin with.
 const PARTIAL: &str = "fetch-";
+/// How what lies beside a partial file ends.
+const MARK: &str = ".etag";
 /// Bytes that are written at once.
 const BLOCK: usize = 256 * 1024;
 
-/// A pack that is being downloaded, and beside it what it is the beginning of.
+/// A download under way, and beside it what it is the beginning of.
 pub(super) struct Partial {
     pub(super) path: PathBuf,
     file: BufWriter<tokio::fs::File>,
@@ -27,18 +30,17 @@ pub(super) struct Partial {
     mark: Option<Mark>,
 }
 
-/// Which version of a pack a partial file is the beginning of, and its whole size.
+/// Which version a partial file is the beginning of, and its whole size.
 struct Mark {
     etag: String,
     total: u64,
 }
 
 impl Partial {
-    /// Opens what an earlier try has left of this pack, and removes what is left of others.
+    /// Opens what an earlier try has left of what is asked for by this name.
     pub(super) async fn open(spool: &Path, what: &str) -> Result<Self, Error> {
-        let path = spool.join(format!("{PARTIAL}{what}"));
+        let path = spool.join(file_of(what));
         let failed = |source| Error::Spool { path: path.clone(), source };
-        remove_others(spool, &path).map_err(failed)?;
         let mark = fs::read_to_string(mark_of(&path)).ok().and_then(|text| Mark::parse(&text));
         let mut options = tokio::fs::OpenOptions::new();
         let mut file =
@@ -126,18 +128,23 @@ impl Mark {
 
 fn mark_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".etag");
+    name.push(MARK);
     name.into()
 }
 
-/// A fetch finishes the want that it began, so anything else is of no use any more.
-fn remove_others(spool: &Path, ours: &Path) -> io::Result<()> {
+/// The file that a download of this name goes into.
+pub(super) fn file_of(what: &str) -> String {
+    format!("{PARTIAL}{}", what.replace('/', "-"))
+}
+
+/// Removes what is left of other downloads than these: a fetch finishes the want that it began, so
+/// nothing else is of use any more.
+pub(super) fn sweep(spool: &Path, wanted: &HashSet<String>) -> io::Result<()> {
     for entry in fs::read_dir(spool)? {
         let path = entry?.path();
-        let is_partial = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(PARTIAL.as_bytes()));
-        if is_partial && path != ours && path != mark_of(ours) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let of = name.strip_suffix(MARK).unwrap_or(name);
+        if name.starts_with(PARTIAL) && !wanted.contains(of) {
             fs::remove_file(&path)?;
         }
     }
@@ -171,16 +178,16 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn partial_packs_of_other_heads_are_removed() {
+    #[test]
+    fn what_nobody_wants_any_more_is_removed() {
         let spool = tempfile::tempdir().unwrap();
-        for name in ["fetch-0..1", "fetch-0..1.etag", "pack-7"] {
+        for name in ["fetch-0..1", "fetch-0..1.etag", "fetch-0..2", "fetch-0..2.etag", "pack-7"] {
             fs::write(spool.path().join(name), b"x").unwrap();
         }
-        Partial::open(spool.path(), "0..2").await.unwrap();
+        sweep(spool.path(), &HashSet::from([file_of("0..2")])).unwrap();
         let mut left: Vec<_> =
             fs::read_dir(spool.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["fetch-0..2", "pack-7"]);
+        assert_eq!(left, ["fetch-0..2", "fetch-0..2.etag", "pack-7"]);
     }
 }

@@ -128,7 +128,7 @@ impl Stage {
         let (accept, requests) = mpsc::channel(QUEUE);
         let mailbox = move |request| accept.try_send(request).is_ok();
         desk.take_requests(Some(Box::new(mailbox)));
-        let progress = watch::Sender::default();
+        let progress = desk.progress.clone();
         let stopping = Arc::new(AtomicBool::new(false));
         let stage = Stage {
             hello: setup.hello(),

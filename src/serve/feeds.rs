@@ -14,7 +14,7 @@ use super::{
     listing,
     page::{Page, Paged, PathField},
 };
-use crate::bus::Held;
+use crate::bus::{Held, frame::Progress};
 
 /// Held changes that a feed's own page shows; all are at `…/held`.
 const SHOWN_HELD: usize = 100;
@@ -74,6 +74,12 @@ pub(super) fn moment(at: std::time::SystemTime) -> Option<String> {
     listing::time(i64::try_from(since.as_secs()).ok()?, since.subsec_nanos())
 }
 
+/// How far a fetch is.
+pub(super) fn progress(progress: Progress) -> Value {
+    let Progress { head, done, total, rate, left_ms } = progress;
+    json!({ "seq": head.seq, "done": done, "total": total, "rate": rate, "left_ms": left_ms })
+}
+
 async fn describe(edge: &Edge, feed: &Feed) -> Result<Value, Fault> {
     let head = feed.desk.head();
     let (files, bytes) = match head {
@@ -81,6 +87,7 @@ async fn describe(edge: &Edge, feed: &Feed) -> Result<Value, Fault> {
         None => (0, 0),
     };
     let state = feed.desk.state.borrow().clone();
+    let under_way = *feed.desk.progress.borrow();
     let shown: Vec<Waiting> = state.held.iter().take(SHOWN_HELD).map(Waiting::from).collect();
     let mut feed = json!({
         "feed": feed.desk.feed,
@@ -107,6 +114,7 @@ async fn describe(edge: &Edge, feed: &Feed) -> Result<Value, Fault> {
         (feed["want"], feed["fetched"], feed["have"]) =
             (json!(state.want), json!(state.fetched), json!(state.have));
         feed["standing"] = json!(state.standing);
+        feed["progress"] = json!(under_way.map(progress));
         feed["heard_ms"] = json!(state.heartbeat.map(|heard| heard.elapsed().as_millis()));
     }
     Ok(feed)

@@ -20,6 +20,7 @@ use super::{
     Edge,
     edge::Feed,
     error::{Answer, Fault},
+    feeds,
     page::Page,
     redirect::{self, Client, Mirrors, Server},
     target,
@@ -75,7 +76,7 @@ fn feed_of(feed: &Feed, follower: &Follower, now: Instant) -> Value {
             crate::sys::now().checked_sub(now.saturating_duration_since(at)).and_then(super::feeds::moment)
         }),
         "took_ms": ack.map(|ack| ack.took_ms),
-        "progress": follower.progress.map(|progress| json!({ "done": progress.done, "total": progress.total })),
+        "progress": follower.progress.map(feeds::progress),
         "last_error": ack.and_then(|ack| ack.error.as_deref()),
     })
 }

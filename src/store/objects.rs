@@ -4,6 +4,7 @@
 //! tree an object is a git-lfs pointer.
 
 use std::{
+    collections::HashSet,
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -122,6 +123,27 @@ impl Store {
         keep(&self.git, &path, &object.id)?;
         self.keep_cuts(&object.id, &cuts)?;
         Ok(object)
+    }
+
+    /// Removes what is here of objects on their way in, other than these. One that is being received
+    /// at this moment stays.
+    ///
+    /// # Errors
+    /// When `spool/` cannot be listed or written.
+    pub fn sweep_parts(&self, wanted: &HashSet<ObjectId>) -> Result<()> {
+        for entry in fs::read_dir(&self.spool).map_err(Error::io("list", &self.spool))? {
+            let path = entry.map_err(Error::io("list", &self.spool))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let id = name.strip_suffix(PARTIAL).and_then(|id| id.parse::<ObjectId>().ok());
+            if id.is_none_or(|id| wanted.contains(&id)) {
+                continue;
+            }
+            let file = File::open(&path).map_err(Error::io("open", &path))?;
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts taking an object in, or goes on with what is here of it.

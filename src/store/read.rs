@@ -105,7 +105,7 @@ impl Store {
         Ok(changes)
     }
 
-    fn differences(
+    pub(super) fn differences(
         &self,
         from: Option<Oid>,
         to: Oid,

@@ -20,4 +20,5 @@ mod oracle;
 mod proxy;
 mod real_input;
 mod stock_clients;
+mod transfer;
 mod world;

@@ -230,6 +230,11 @@ impl Node {
         assert!(status.success(), "{} ended with {status}: {}", self.name, self.log_text());
     }
 
+    /// The running process, or what wraps it.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
     pub fn url(&self) -> String {
         format!("http://{}", self.address.as_ref().expect("it has started"))
     }

@@ -150,6 +150,78 @@ fn a_mirror_knows_which_objects_it_lacks() {
 }
 
 #[test]
+fn a_lacking_object_names_what_may_be_its_older_version() {
+    let (hub, mirror) = (World::new(), World::new());
+    let put = |files: &[(&str, Option<&[u8]>)]| {
+        hub.commit(|draft| {
+            for (at, bytes) in files {
+                match bytes {
+                    None => draft.remove(&path(at)),
+                    Some(bytes) => {
+                        let mut file = tempfile::tempfile().unwrap();
+                        file.write_all(bytes).unwrap();
+                        let object = hub.store.ingest(&mut file).unwrap();
+                        put_file(draft, at, &Store::pointer(&object));
+                    }
+                }
+            }
+        })
+    };
+    let old = put(&[
+        ("apps/shop-1.9.war", Some(b"shop 1.9")),
+        ("apps/shop-1.8.war", Some(b"shop 1.8")),
+        ("lib/moved.jar", Some(b"moved 1")),
+        ("same.jar", Some(b"same 1")),
+        ("apps/note-2.txt", Some(b"gone")),
+    ]);
+    let have = old.head;
+    mirror.store.receive(&mut &old.pack.unwrap()[..], &have).unwrap();
+    for (_, bytes) in [(0, "shop 1.9"), (0, "shop 1.8"), (0, "moved 1"), (0, "same 1")] {
+        ingest(&mirror, bytes.as_bytes());
+    }
+    mirror.store.advance(&have).unwrap();
+    let new = put(&[
+        ("apps/shop-1.10.war", Some(b"shop 1.10")),
+        ("lib/moved.jar", None),
+        ("lib2/moved.jar", Some(b"moved 2")),
+        ("same.jar", Some(b"same 2")),
+        ("apps/note-3.txt", Some(b"its older version is not here")),
+        ("other", Some(b"nothing alike")),
+    ]);
+    let want = new.head;
+    mirror.store.receive(&mut &new.pack.unwrap()[..], &want).unwrap();
+    let mut found = mirror.store.lacking(Some(have.commit), want.commit).unwrap();
+    found.sort_by_key(|lacking| lacking.size);
+    let base = |bytes: &str| Some(sha256(bytes.as_bytes()));
+    let found: Vec<_> = found.iter().map(|lacking| (lacking.id, lacking.base)).collect();
+    let expected = [
+        ("same 2", base("same 1")),
+        ("moved 2", base("moved 1")),
+        ("shop 1.10", base("shop 1.9")),
+        ("nothing alike", None),
+        ("its older version is not here", None),
+    ];
+    assert_eq!(found, expected.map(|(bytes, base)| (sha256(bytes.as_bytes()), base)));
+    assert!(mirror.store.lacking(None, want.commit).unwrap().iter().all(|l| l.base.is_none()));
+}
+
+#[test]
+fn parts_of_what_nobody_wants_are_swept() {
+    let world = World::new();
+    let ids = [1, 2, 3].map(|n| ObjectId::from_bytes([n; 32]));
+    let mut writers = ids.map(|id| world.store.object_writer(id, 100).unwrap());
+    for writer in &mut writers {
+        writer.write(b"some").unwrap();
+    }
+    let [first, busy, last] = writers;
+    drop((first, last)); // as by a broken link
+    world.store.sweep_parts(&[ids[0]].into()).unwrap();
+    drop(busy);
+    let offset = |id| world.store.object_writer(id, 100).unwrap().offset();
+    assert_eq!(ids.map(offset), [4, 4, 0]);
+}
+
+#[test]
 fn a_partial_object_is_resumed_and_a_wrong_one_leaves_nothing() {
     let world = World::new();
     let bytes = noise(1, 3 << 20);
