@@ -6,10 +6,9 @@
 //! lets running jobs finish, and does not wait for ever.
 
 mod after;
+mod reload;
 
-use std::{
-    collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -215,8 +214,9 @@ impl Node {
             http_client()?,
             stop.clone(),
         ));
-        stages.spawn(reload(signals.hangup, self.settings.regions.clone(), edge, stop.clone()));
+        stages.spawn(reload::follow(signals.hangup, self.settings.clone(), edge, stop.clone()));
         self.state.write_address(&address.to_string())?;
+        self.settings.unused.iter().for_each(|line| tracing::info!("{line}"));
         tracing::info!(node = %self.settings.node, id = %self.state.node(), "listening on http://{address}");
         stages.run_until(signals.stop).await
     }
@@ -243,6 +243,9 @@ impl Node {
             proxies: settings.proxies.clone(),
             regions: settings.region_table.clone(),
             bandwidth: settings.bandwidth.clone(),
+            region: settings.region.clone(),
+            freshness: settings.freshness,
+            stale: settings.stale,
             intakes,
             max_upload: MAX_UPLOAD,
             ledger: Arc::clone(&self.ledger),
@@ -466,29 +469,6 @@ async fn keep_bindings(
 async fn reach(board: Board, http: reqwest::Client, stop: CancellationToken) -> Result<(), Error> {
     bus::reach::watch(board, http, stop).await;
     Ok(())
-}
-
-/// SIGHUP reads the region table again; a wrong one is said and the old one stays.
-async fn reload(
-    mut hangup: Signal,
-    regions: Option<PathBuf>,
-    edge: Arc<serve::Edge>,
-    stop: CancellationToken,
-) -> Result<(), Error> {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            _ = hangup.recv() => {}
-        }
-        let Some(path) = &regions else { continue };
-        match config::region_xml::read(path) {
-            Ok(table) => {
-                edge.set_regions(table);
-                tracing::info!("{} was read again", path.display());
-            }
-            Err(error) => tracing::error!("the region table stays as it was: {error}"),
-        }
-    }
 }
 
 /// The signals that the daemon minds.

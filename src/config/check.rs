@@ -11,6 +11,7 @@ use super::{
     fault::{Fault, Source},
     region_xml,
 };
+use crate::model::{RegionName, RegionTable};
 
 /// The settings, if the directories that they name can be used.
 pub(super) fn checked(mut settings: Settings, source: &Source<'_>) -> Result<Settings, Error> {
@@ -25,11 +26,25 @@ pub(super) fn checked(mut settings: Settings, source: &Source<'_>) -> Result<Set
         faults.extend(dirs[..at].iter().find_map(|earlier| dir.clash(earlier)));
     }
     faults.extend(dirs.iter().filter_map(Watched::hooks_fault));
-    match settings.regions.as_deref().map(region_xml::read).transpose() {
-        Ok(table) => settings.region_table = table.unwrap_or_default(),
-        Err(error) => faults.push(Fault::new("regions", error)),
+    match region_table(&settings) {
+        Ok(table) => settings.region_table = table,
+        Err(fault) => faults.push(fault),
     }
     if faults.is_empty() { Ok(settings) } else { Err(Error::new(source, &faults)) }
+}
+
+/// The region table, in which each region that has a limit must be.
+pub(super) fn region_table(settings: &Settings) -> Result<RegionTable, Fault> {
+    let read = settings.regions.as_deref().map(region_xml::read).transpose();
+    let table = read.map_err(|error| Fault::new("regions", error))?.unwrap_or_default();
+    let known = |name: &RegionName| table.has(name) || settings.region.as_ref() == Some(name);
+    match settings.bandwidth.unknown_region(known) {
+        None => Ok(table),
+        Some(name) => {
+            let message = format!("there is no region \"{name}\" in the region table");
+            Err(Fault::new("bandwidth.network", message))
+        }
+    }
 }
 
 /// A feed's directory as it really is.

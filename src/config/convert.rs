@@ -15,7 +15,7 @@ use super::{
     place,
 };
 use crate::model::{
-    ByteSize, FeedName, Keep, Label, Profile, Rate, RatePlan, RegionName, RegionTable,
+    Bandwidth, ByteSize, FeedName, Freshness, Keep, Label, Profile, RegionName, RegionTable, Stale,
 };
 
 /// Files from this size on are stored as objects, unless the feed says otherwise.
@@ -39,7 +39,10 @@ pub(super) fn settings(
     };
     let node = faults.section(Node::try_from(node));
     let region: Option<RegionName> = faults.parse("region.name", file.region.name.as_ref());
-    let bandwidth = faults.section(RatePlan::try_from(file.bandwidth));
+    let freshness: Option<Freshness> =
+        faults.parse("region.freshness", file.region.freshness.as_ref());
+    let stale: Option<Stale> = faults.parse("region.stale", file.region.stale.as_ref());
+    let bandwidth = faults.section(Bandwidth::try_from(file.bandwidth));
     unique_names(&file.feed, &mut faults);
     let mirrors = file.feed.iter().find_map(|feed| feed.upstream.clone());
     if let (Some(upstream), None) = (mirrors, file.region.name.as_ref()) {
@@ -59,26 +62,31 @@ pub(super) fn settings(
         regions: file.regions.map(Spanned::into_inner),
         region_table: RegionTable::default(),
         region,
+        freshness: freshness.unwrap_or_default(),
+        stale: stale.unwrap_or_default(),
         proxies: node.proxies,
         poll: node.poll,
         feeds,
         bandwidth,
         insecure: consent.insecure,
+        file: None,
+        rs: file.rs.map(Spanned::into_inner),
+        unused: Vec::new(),
     })
 }
 
 /// The faults of a section while it is read.
 #[derive(Default)]
-struct Faults(Vec<Fault>);
+pub(super) struct Faults(Vec<Fault>);
 
 impl Faults {
     /// A section's value; its faults are kept.
-    fn section<T>(&mut self, read: Result<T, Vec<Fault>>) -> Option<T> {
+    pub(super) fn section<T>(&mut self, read: Result<T, Vec<Fault>>) -> Option<T> {
         read.map_err(|faults| self.0.extend(faults)).ok()
     }
 
     /// A value by `read`; absent, or at fault: none.
-    fn read<V, T, E: Display>(
+    pub(super) fn read<V, T, E: Display>(
         &mut self,
         key: &str,
         value: Option<&Spanned<V>>,
@@ -90,7 +98,7 @@ impl Faults {
             .ok()
     }
 
-    fn parse<T: FromStr<Err: Display>>(
+    pub(super) fn parse<T: FromStr<Err: Display>>(
         &mut self,
         key: &str,
         value: Option<&Spanned<String>>,
@@ -99,7 +107,7 @@ impl Faults {
     }
 
     /// A duration between two bounds; absent: the default.
-    fn duration(
+    pub(super) fn duration(
         &mut self,
         key: &str,
         value: Option<&Spanned<String>>,
@@ -116,7 +124,16 @@ impl Faults {
         self.read(key, value, within).unwrap_or(default)
     }
 
-    fn done<T>(self, value: T) -> Result<T, Vec<Fault>> {
+    pub(super) fn add(&mut self, fault: Fault) {
+        self.0.push(fault);
+    }
+
+    /// A section's value, which is there unless there are faults.
+    pub(super) fn some<T>(self, value: Option<T>) -> Result<T, Vec<Fault>> {
+        value.filter(|_| self.0.is_empty()).ok_or(self.0)
+    }
+
+    pub(super) fn done<T>(self, value: T) -> Result<T, Vec<Fault>> {
         if self.0.is_empty() { Ok(value) } else { Err(self.0) }
     }
 }
@@ -184,23 +201,6 @@ fn network(text: &str) -> Result<ipnet::IpNet, String> {
     text.parse()
         .or_else(|_| single())
         .map_err(|_| format!("\"{text}\" is not an address or a network, as in 10.0.0.0/24"))
-}
-
-impl TryFrom<file::Bandwidth> for RatePlan {
-    type Error = Vec<Fault>;
-
-    fn try_from(raw: file::Bandwidth) -> Result<Self, Vec<Fault>> {
-        let mut faults = Faults::default();
-        let mut rate = |key, value| faults.parse::<Rate>(key, value);
-        let plan = RatePlan {
-            total: rate("bandwidth.total", raw.total.as_ref()),
-            downloads: rate("bandwidth.downloads", raw.downloads.as_ref()),
-            replication: rate("bandwidth.replication", raw.replication.as_ref()),
-            per_client: rate("bandwidth.per_client", raw.per_client.as_ref()),
-            networks: Vec::new(),
-        };
-        faults.done(plan)
-    }
 }
 
 fn unique_names(feeds: &[file::Feed], faults: &mut Faults) {

@@ -12,7 +12,7 @@ use toml::{
     de::{DeTable, DeValue, Deserializer},
 };
 
-use super::{Flags, fault::Fault};
+use super::{Flags, fault::Fault, rs_xml::Rs};
 
 /// A value with its place in the text.
 pub(super) type Value<T> = Option<Spanned<T>>;
@@ -25,6 +25,7 @@ pub(super) struct File {
     pub(super) advertise: Value<String>,
     pub(super) state_dir: Value<PathBuf>,
     pub(super) regions: Value<PathBuf>,
+    pub(super) rs: Value<PathBuf>,
     pub(super) proxies: Vec<Spanned<String>>,
     pub(super) poll: Value<String>,
     pub(super) region: Region,
@@ -36,11 +37,38 @@ pub(super) struct File {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Region {
     pub(super) name: Value<String>,
+    pub(super) freshness: Value<String>,
+    pub(super) stale: Value<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Bandwidth {
+    pub(super) total: Value<String>,
+    pub(super) downloads: Value<String>,
+    pub(super) replication: Value<String>,
+    pub(super) per_client: Value<String>,
+    pub(super) max_downloads: Value<u64>,
+    pub(super) max_queue: Value<u64>,
+    pub(super) network: Vec<Network>,
+    pub(super) window: Vec<Window>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Network {
+    pub(super) cidr: Value<String>,
+    pub(super) region: Value<String>,
+    pub(super) limit: Value<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Window {
+    pub(super) start: Value<String>,
+    #[serde(rename = "for")]
+    pub(super) lasts: Value<String>,
+    pub(super) timezone: Value<String>,
     pub(super) total: Value<String>,
     pub(super) downloads: Value<String>,
     pub(super) replication: Value<String>,
@@ -160,7 +188,7 @@ fn take_out_below(value: &mut DeValue<'_>, span: &Range<usize>) -> Option<String
 impl File {
     /// Makes every path absolute: relative ones are meant from `base`.
     pub(super) fn relative_to(mut self, base: &Path) -> Self {
-        let paths = [&mut self.state_dir, &mut self.regions];
+        let paths = [&mut self.state_dir, &mut self.regions, &mut self.rs];
         let of_feeds = self
             .feed
             .iter_mut()
@@ -172,18 +200,36 @@ impl File {
     }
 }
 
+/// A value that stands nowhere in the text.
+fn given<T>(value: Option<T>) -> Value<T> {
+    value.map(|value| Spanned::new(0..0, value))
+}
+
+impl File {
+    /// Adds what an `rs.xml` says and this file does not. The port is opened beyond loopback only
+    /// where the command line consents to that.
+    pub(super) fn completed_by(mut self, rs: Rs, insecure: bool) -> Self {
+        let host = if insecure { "0.0.0.0" } else { "127.0.0.1" };
+        let listen = rs.port.map(|port| format!("{host}:{port}"));
+        let bandwidth = &mut self.bandwidth;
+        self.listen = self.listen.or(given(listen));
+        self.state_dir = self.state_dir.or(given(rs.state_dir));
+        bandwidth.max_downloads = bandwidth.max_downloads.take().or(given(rs.max_downloads));
+        let downloads = rs.downloads.map(|rate| rate.to_string());
+        bandwidth.downloads = bandwidth.downloads.take().or(given(downloads));
+        self
+    }
+}
+
 impl From<Flags> for File {
     fn from(flags: Flags) -> Self {
-        fn given<T>(value: Option<T>) -> Value<T> {
-            value.map(|value| Spanned::new(0..0, value))
-        }
         File {
             node: given(flags.node),
             listen: given(flags.listen),
             advertise: given(flags.advertise),
             state_dir: given(flags.state),
             regions: given(flags.regions),
-            region: Region { name: given(flags.name) },
+            region: Region { name: given(flags.name), ..Region::default() },
             feed: vec![Feed {
                 name: given(flags.feed),
                 dir: given(Some(flags.dir)),

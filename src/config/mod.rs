@@ -3,8 +3,9 @@
 //! Both lead through the same raw shapes (`file`) and the same conversion (`convert`) to
 //! [`Settings`], so a flag and a key cannot come to mean different things. All faults are found
 //! before any is reported, each with where it is and what to do; `check` then looks at the disk.
-//! Nothing here changes anything, and nothing here is read again while the daemon runs.
+//! Nothing here changes anything; what may be read again while the daemon runs is [`Live`].
 
+mod bandwidth;
 mod check;
 mod convert;
 mod duration;
@@ -12,6 +13,7 @@ mod fault;
 mod file;
 mod place;
 pub mod region_xml;
+mod rs_xml;
 mod settings;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +21,7 @@ use std::path::{Path, PathBuf};
 pub use duration::parse as duration;
 pub use fault::Error;
 pub use place::{default_state_dir, host_name};
-pub use settings::{BaseUrl, Checkout, FeedSettings, Guard, Mirror, Primary, Role, Settings};
+pub use settings::{BaseUrl, Checkout, FeedSettings, Guard, Live, Mirror, Primary, Role, Settings};
 
 use fault::{Fault, Source};
 
@@ -70,20 +72,61 @@ pub struct Flags {
 /// # Errors
 /// All faults together, each with its line.
 pub fn from_file(path: &Path, consent: Consent) -> Result<Settings, Error> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = read_text(path)?;
+    let source = Source::File { path, text: &text };
+    check::checked(read_file(path, &text, consent)?, &source)
+}
+
+/// Reads again what can change while the daemon runs, as it was read for `settings`.
+///
+/// # Errors
+/// All faults together; those in what cannot change, too.
+pub fn live(settings: &Settings) -> Result<Live, Error> {
+    let Some(path) = &settings.file else {
+        let regions = check::region_table(settings);
+        let regions = regions.map_err(|fault| Error::new(&Source::CommandLine, &[fault]))?;
+        return Ok(Live { regions, bandwidth: settings.bandwidth.clone() });
+    };
+    let text = read_text(path)?;
+    let consent = Consent { insecure: settings.insecure, ..Consent::default() };
+    let read = read_file(path, &text, consent)?;
+    let source = Source::File { path, text: &text };
+    let regions = check::region_table(&read).map_err(|fault| Error::new(&source, &[fault]))?;
+    Ok(Live { regions, bandwidth: read.bandwidth })
+}
+
+fn read_text(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|error| {
         let fault = Fault::new("", format!("cannot be read: {error}; name another with --config"));
         Error::new(&Source::File { path, text: "" }, &[fault])
-    })?;
-    let source = Source::File { path, text: &text };
-    let mut read = file::read(&text).map_err(|faults| Error::new(&source, &faults))?;
+    })
+}
+
+/// What a text says, completed by the `rs.xml` that it names.
+fn read_file(path: &Path, text: &str, consent: Consent) -> Result<Settings, Error> {
+    let source = Source::File { path, text };
+    let failed = |faults: &[Fault]| Error::new(&source, faults);
+    let mut read = file::read(text).map_err(|faults| failed(&faults))?;
     let base = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let file = read.file.relative_to(base.parent().unwrap_or(Path::new("/")));
+    let mut file = read.file.relative_to(base.parent().unwrap_or(Path::new("/")));
+    let mut unused = Vec::new();
+    if let Some(rs) = &file.rs {
+        match rs_xml::read(rs.get_ref()) {
+            Ok(mut rs) => {
+                unused = std::mem::take(&mut rs.unused);
+                file = file.completed_by(rs, consent.insecure);
+            }
+            Err(error) => read.faults.push(Fault::new("rs", error).at(rs.span())),
+        }
+    }
     match convert::settings(file, &read.unread, consent) {
-        Ok(settings) if read.faults.is_empty() => check::checked(settings, &source),
-        Ok(_) => Err(Error::new(&source, &read.faults)),
+        Ok(settings) if read.faults.is_empty() => {
+            Ok(Settings { file: Some(path.to_owned()), unused, ..settings })
+        }
+        Ok(_) => Err(failed(&read.faults)),
         Err(more) => {
             read.faults.extend(more);
-            Err(Error::new(&source, &read.faults))
+            Err(failed(&read.faults))
         }
     }
 }

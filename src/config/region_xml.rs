@@ -20,18 +20,18 @@ use crate::model::{AddrRange, Member, Region, RegionName, RegionTable};
 /// A table of hundreds of thousands of ranges; beyond that the file is something else.
 const MAX_FILE: u64 = 32 << 20;
 
-/// Why a `region.xml` cannot be used.
+/// Why a foreign file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be read at all.
-    #[error("cannot read the region table {}: {source}", file.display())]
+    #[error("cannot read {}: {source}", file.display())]
     Read {
         /// The file.
         file: PathBuf,
         /// What the system said.
         source: io::Error,
     },
-    /// It is not a region table.
+    /// It is not what it should be.
     #[error("{}:{line}:{column}: {reason}", file.display())]
     Wrong {
         /// The file.
@@ -54,7 +54,8 @@ pub fn read(file: &Path) -> Result<RegionTable, Error> {
     parse(&text, file)
 }
 
-fn read_text(file: &Path) -> io::Result<String> {
+/// The text of a file of bounded size.
+pub(super) fn read_text(file: &Path) -> io::Result<String> {
     let mut text = String::new();
     std::fs::File::open(file)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
     if text.len() as u64 > MAX_FILE {
@@ -69,12 +70,7 @@ fn read_text(file: &Path) -> io::Result<String> {
 /// When the text is not a region table.
 pub fn parse(text: &str, file: &Path) -> Result<RegionTable, Error> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let wrong = |(at, reason): Wrong| {
-        let before = text.get(..at).unwrap_or(text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
-        Error::Wrong { file: file.to_owned(), line, column, reason }
-    };
+    let wrong = |(at, reason): Wrong| wrong(text, file, at, reason);
     let mut parser =
         Parser { xml: Reader::from_str(text), regions: Vec::new(), places: Vec::new() };
     parser.document().map_err(wrong)?;
@@ -83,6 +79,14 @@ pub fn parse(text: &str, file: &Path) -> Result<RegionTable, Error> {
         let place = &places[fault.region];
         wrong((fault.member.map_or(place.at, |member| place.members[member]), fault.to_string()))
     })
+}
+
+/// What is wrong at a byte position of a file's text.
+pub(super) fn wrong(text: &str, file: &Path, at: usize, reason: String) -> Error {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+    Error::Wrong { file: file.to_owned(), line, column, reason }
 }
 
 /// A byte position, and what is wrong there.

@@ -7,7 +7,9 @@ use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, str::FromStr, time::D
 
 use ipnet::IpNet;
 
-use crate::model::{FeedName, Keep, Label, Profile, RatePlan, RegionName, RegionTable};
+use crate::model::{
+    Bandwidth, FeedName, Freshness, Keep, Label, Profile, RegionName, RegionTable, Stale,
+};
 
 /// What one daemon does.
 #[derive(Debug, Clone)]
@@ -27,6 +29,10 @@ pub struct Settings {
     pub region_table: RegionTable,
     /// The region that this node serves; there where any feed has an upstream.
     pub region: Option<RegionName>,
+    /// At a region: how it knows that its newest version is the newest.
+    pub freshness: Freshness,
+    /// At a region: what it does while its upstream is away.
+    pub stale: Stale,
     /// Whose `X-Forwarded-For` is believed.
     pub proxies: Vec<IpNet>,
     /// A primary: time between scans of folders without events; a region: between questions for
@@ -35,9 +41,24 @@ pub struct Settings {
     /// The feeds, at least one, with unique names.
     pub feeds: Vec<FeedSettings>,
     /// Limits on what this node sends.
-    pub bandwidth: RatePlan,
+    pub bandwidth: Bandwidth,
     /// Asks for no tokens at all; without it `listen` is a loopback address.
     pub insecure: bool,
+    /// The file that all this was read from; absent: flags.
+    pub file: Option<PathBuf>,
+    /// The `rs.xml` that completes it.
+    pub rs: Option<PathBuf>,
+    /// What that one says and nothing here means, for people.
+    pub unused: Vec<String>,
+}
+
+/// What of the settings can change while the daemon runs.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// Which clients belong to which region.
+    pub regions: RegionTable,
+    /// Limits on what this node sends.
+    pub bandwidth: Bandwidth,
 }
 
 /// One feed at this node.

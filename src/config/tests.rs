@@ -59,13 +59,50 @@ const FAULTS: &[(&str, &str, &str)] = &[
         "depsync.toml:2: proxies: \"ten\" is not an address or a network",
     ),
     ("proxies = [10]", "", "depsync.toml:2: proxies: invalid type: integer `10`"),
-    ("regions = \"none.xml\"", "", "depsync.toml: regions: cannot read the region table none.xml"),
+    ("regions = \"none.xml\"", "", "depsync.toml: regions: cannot read none.xml"),
     ("[region]\nname = \"a b\"", "", "depsync.toml:3: region.name: \"a b\" is not a region name"),
     (
         "[bandwidth]\ntotal = \"10MB\"",
         "",
         "depsync.toml:3: bandwidth.total: \"10MB\" is not a rate",
     ),
+    (
+        "[bandwidth]\ntotal = \"0MB/s\"",
+        "",
+        "depsync.toml:3: bandwidth.total: \"0MB/s\" is not a rate",
+    ),
+    (
+        "[bandwidth]\nmax_downloads = 0",
+        "",
+        "depsync.toml:3: bandwidth.max_downloads: 0 is not between",
+    ),
+    (
+        "[[bandwidth.network]]\nregion = \"mars\"\nlimit = \"1MB/s\"",
+        "",
+        "depsync.toml: bandwidth.network: there is no region \"mars\"",
+    ),
+    (
+        "[[bandwidth.network]]\nlimit = \"1MB/s\"",
+        "",
+        "depsync.toml:3: bandwidth.network: a network is named",
+    ),
+    (
+        "[[bandwidth.window]]\nstart = \"0 0 0 30 2 *\"\nfor = \"1h\"",
+        "",
+        "depsync.toml:3: bandwidth.window: \"0 0 0 30 2 *\" is not a cron expression: it never fires",
+    ),
+    (
+        "[[bandwidth.window]]\nstart = \"0 0 8 * * 1-5\"\nfor = \"1h\"",
+        "",
+        "depsync.toml:3: bandwidth.window: \"0 0 8 * * 1-5\" is not a cron expression: days",
+    ),
+    (
+        "[[bandwidth.window]]\nstart = \"0 0 8 * * *\"",
+        "",
+        "depsync.toml:3: bandwidth.window: it has no \"for\"",
+    ),
+    ("[region]\nfreshness = \"new\"", "", "depsync.toml:3: region.freshness: \"new\" is no way"),
+    ("rs = \"none.xml\"", "", "depsync.toml:2: rs: cannot read none.xml"),
     ("[tls]\ncert = \"x\"", "", "depsync.toml:2: unknown key `tls`"),
     ("", "name = \"a/b\"", "depsync.toml:5: name: \"a/b\" is not a feed name"),
     ("", "keep = 3", "depsync.toml:5: unknown key `keep`"),
@@ -239,7 +276,7 @@ fn good_input_means_what_it_says() {
     assert_eq!(settings.advertise.unwrap().as_str(), "https://hub.example:7873");
     assert_eq!(settings.state_dir, place.path().join("state"));
     assert_eq!((settings.proxies.len(), settings.poll), (2, Duration::from_secs(300)));
-    assert_eq!(settings.bandwidth.per_client.unwrap().bytes_per_sec(), 10_000_000);
+    assert_eq!(settings.bandwidth.limits.per_client.unwrap().bytes_per_sec(), 10_000_000);
     let [apps, conf, backup] = &settings.feeds[..] else { panic!("three feeds") };
     let Role::Primary(primary) = &apps.role else { panic!("apps is owned here") };
     assert_eq!(primary.profile, Some(Profile::Wso2));
@@ -303,4 +340,51 @@ fn the_samples_are_good() {
     let settings = convert::settings(read.file, &[], Consent::default()).unwrap();
     assert_eq!(settings.feeds.len(), 2);
     assert_eq!(region_xml::read(&conf.join("region.xml")).unwrap().regions().len(), 2);
+}
+
+#[test]
+fn a_service_profile_completes_the_file_which_wins() {
+    let place = place();
+    let variable = |name: &str, value: &str| {
+        format!("<ego:EnvironmentVariable name=\"{name}\">{value}</ego:EnvironmentVariable>\n")
+    };
+    let variables = [
+        variable("REPOSITORY_SERVICE_PORT", "8099"),
+        variable("RS_STORAGE_DIR", place.path().join("rs").to_str().unwrap()),
+        variable("RS_MAX_DOWNLOADS", "20"),
+        variable("DEPSYNC_DOWNLOAD_RATE", "5MB/s"),
+        variable("RS_LOG_LEVEL", "INFO"),
+    ];
+    let ego = "http://www.platform.com/ego/2005/05/schema";
+    let xml = format!(
+        "<sc:S xmlns:sc=\"{ego}/sc\" xmlns:ego=\"{ego}\"><sc:ActivityDescription>\
+         <ego:ActivitySpecification>\n{}</ego:ActivitySpecification></sc:ActivityDescription></sc:S>",
+        variables.concat()
+    );
+    fs::write(place.path().join("rs.xml"), xml).unwrap();
+    let text = "rs = \"rs.xml\"\n[bandwidth]\nmax_downloads = 3\n[[feed]]\ndir = \"apps\"\n";
+    let settings = load(place.path(), text).unwrap();
+    assert_eq!(settings.listen.to_string(), "127.0.0.1:8099");
+    assert_eq!(settings.state_dir, place.path().join("rs"));
+    assert_eq!(settings.bandwidth.max_downloads, Some(3));
+    assert_eq!(settings.bandwidth.limits.downloads, Some("5MB/s".parse().unwrap()));
+    assert_eq!(settings.unused.len(), 1);
+    assert!(
+        settings.unused[0].ends_with("rs.xml:6: RS_LOG_LEVEL is not used"),
+        "{:?}",
+        settings.unused
+    );
+}
+
+#[test]
+fn what_may_change_is_read_again_and_what_is_wrong_is_not_taken() {
+    let place = place();
+    let text = "[bandwidth]\ntotal = \"1MB/s\"\n[[feed]]\ndir = \"apps\"\n";
+    let settings = load(place.path(), &format!("state_dir = \"state\"\n{text}")).unwrap();
+    let path = place.path().join("depsync.toml");
+    fs::write(&path, text.replace("1MB/s", "2MB/s")).unwrap();
+    let total = live(&settings).unwrap().bandwidth.limits.total;
+    assert_eq!(total, Some("2MB/s".parse().unwrap()));
+    fs::write(&path, text.replace("1MB/s", "fast")).unwrap();
+    assert!(live(&settings).unwrap_err().to_string().contains("bandwidth.total"));
 }

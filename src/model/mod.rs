@@ -6,7 +6,9 @@
 
 mod binding;
 mod class;
+mod cron;
 mod entry;
+mod freshness;
 mod head;
 mod id;
 mod keep;
@@ -16,6 +18,7 @@ mod path;
 mod rate;
 mod rate_bucket;
 mod rate_plan;
+mod rate_timetable;
 mod rate_tree;
 mod region;
 mod region_range;
@@ -24,7 +27,9 @@ mod target;
 
 pub use binding::{Binding, Bindings};
 pub use class::Class;
+pub use cron::{BadCron, Cron};
 pub use entry::{Change, Content, Entry, Kind, Meta, Mtime, Verb};
+pub use freshness::{Freshness, Stale};
 pub use head::{Head, Step};
 pub use id::{BadId, ObjectId, Oid};
 pub use keep::Keep;
@@ -33,6 +38,7 @@ pub use names::{Names, Profile};
 pub use path::{BadPath, RESERVED, RelPath};
 pub use rate::{BadQuantity, ByteSize, Rate};
 pub use rate_plan::{Network, NetworkLimit, RatePlan, Traffic};
+pub use rate_timetable::{Bandwidth, Window};
 pub use rate_tree::{Flow, Grant, RateTree, Receiver, Stepped};
 pub use region::{Member, Region, RegionTable, TableFault};
 pub use region_range::{AddrRange, BadRange};

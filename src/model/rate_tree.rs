@@ -123,6 +123,13 @@ impl RateTree {
         &self.plan
     }
 
+    /// Transfers of a class that wait.
+    #[must_use]
+    pub fn waiting(&self, class: Traffic) -> usize {
+        let of_class = |place: &Place| matches!(place, Place::Client(of, ..) if *of == class);
+        self.nodes.iter().filter(|(place, _)| of_class(place)).map(|(_, n)| n.queue.len()).sum()
+    }
+
     /// Opens a transfer.
     pub fn open(&mut self, now: Duration, to: Receiver) -> Flow {
         self.sweep(now);

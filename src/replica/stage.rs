@@ -94,6 +94,8 @@ struct Stage {
     shown: Option<Summary>,
     /// Who waits for the answer to a poll, and who for a commit.
     askers: Vec<Answer>,
+    /// Who asked before the question under way was put, and gets its answer.
+    asked: Vec<Answer>,
     waiting: Vec<(Oid, Answer)>,
     /// Ends a hook that is being asked.
     stopping: Arc<AtomicBool>,
@@ -142,6 +144,7 @@ impl Stage {
             pulse: watch::Sender::new(Pulse { have, fetched, ..Pulse::default() }),
             shown: None,
             askers: Vec::new(),
+            asked: Vec::new(),
             waiting: Vec::new(),
             stopping,
             desk,
@@ -231,6 +234,7 @@ impl Stage {
     }
 
     fn poll(&mut self) {
+        self.asked.append(&mut self.askers);
         let upstreams = self.upstreams.clone();
         self.tasks.spawn(async move {
             let asked = upstreams
@@ -359,10 +363,11 @@ impl Stage {
                 Err(_) => {}
             }
         }
-        for asker in self.askers.drain(..) {
+        let askers = std::mem::take(&mut self.asked);
+        self.feed(Event::Polled { heads });
+        for asker in askers {
             let _ = asker.send(result.clone()); // it waits no longer: fine
         }
-        self.feed(Event::Polled { heads });
         if self.follow.has_all_it_knows_of() {
             let reason =
                 result.err().unwrap_or_else(|| "the upstream has no such commit".to_owned());

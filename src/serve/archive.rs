@@ -24,7 +24,7 @@ use super::{
     document::{Found, Place},
     download,
     error::{Answer, Fault},
-    listing, target,
+    freshness, listing, target,
 };
 use crate::{
     model::{Content, Entry, Kind, RelPath, Traffic},
@@ -47,7 +47,8 @@ pub(super) async fn tar(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
         ));
     };
     let (path, _) = target::path_to_read(raw)?;
-    let commit = feed.newest()?;
+    let newest = freshness::newest(&edge, feed).await?;
+    let commit = newest.commit;
     let found = download::find(&edge, feed, (commit, path), true).await?;
     let Found::Folder(folder) = found.1 else {
         return Err(target::no_such_path(found.0.1.as_bytes()));
@@ -59,9 +60,11 @@ pub(super) async fn tar(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     if let Ok(commit) = HeaderValue::try_from(commit.to_string()) {
         headers.insert("x-depsync-commit", commit);
     }
+    newest.describe(headers);
     if parts.method == Method::HEAD {
         return Ok(response);
     }
+    let place = edge.gate.enter().await?;
     let Ok(slot) = Arc::clone(&edge.archives).try_acquire_owned() else {
         return Err(Fault::unavailable("too many archives are being sent", 10));
     };
@@ -76,7 +79,7 @@ pub(super) async fn tar(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     });
     let body = Stream { stream, made: Some(Box::pin(made)) };
     let receiver = edge.receiver(&parts, Traffic::Downloads);
-    *response.body_mut() = Body::new(edge.throttle.body(body, receiver));
+    *response.body_mut() = Body::new(edge.throttle.body(place.with(body), receiver));
     Ok(response)
 }
 

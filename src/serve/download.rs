@@ -21,6 +21,8 @@ use super::{
     document::{self, Body, Document, Found},
     edge::Feed,
     error::{Answer, Fault},
+    freshness,
+    gate::Place,
     listing,
     range::{self, Verdict},
     redirect::{self, Choice, Client, Mirror, Mirrors, Server},
@@ -34,8 +36,8 @@ use crate::{
 
 /// How long a region may take to fetch a version before its client is told to come again.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
-/// A region's newest version counts as fresh while its upstream was heard within this.
-const LEASE: Duration = Duration::from_secs(10);
+/// What an unknown commit takes in its cache.
+const UNKNOWN_COST: usize = 200;
 
 const NEWEST: HeaderValue = HeaderValue::from_static("no-cache");
 const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
@@ -50,20 +52,19 @@ struct Wishes {
 pub(super) async fn newest(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     let (feed, tail) = edge.below(&parts.uri)?;
     let (path, folder) = target::path_to_read(tail)?;
-    let commit = feed.newest()?;
-    let found = find(&edge, feed, (commit, path), folder).await?;
+    let newest = freshness::newest(&edge, feed).await?;
+    let found = find(&edge, feed, (newest.commit, path), folder).await?;
     let Found::File(file) = &found.1 else {
         return listing::folder(&edge, feed, &parts, &found.0, &found.1).await;
     };
-    if feed.is_primary() {
-        if let Server::Mirror(mirror) = choose(&edge, feed, &parts)?.server {
-            edge.metrics.redirected();
-            return Ok(redirect_to(&mirror, &feed.desk, commit, &found.0.1));
-        }
-        return send(&edge, feed, &parts, file, NEWEST).await;
+    if feed.is_primary()
+        && let Server::Mirror(mirror) = choose(&edge, feed, &parts)?.server
+    {
+        edge.metrics.redirected();
+        return Ok(redirect_to(&mirror, &feed.desk, newest.commit, &found.0.1));
     }
     let mut response = send(&edge, feed, &parts, file, NEWEST).await?;
-    say_age(&feed.desk, response.headers_mut());
+    newest.describe(response.headers_mut());
     Ok(response)
 }
 
@@ -90,14 +91,29 @@ pub(super) async fn published(edge: &Edge, feed: &Feed, commit: Oid) -> Result<(
     if known().await? {
         return Ok(());
     }
-    if !feed.is_primary() {
-        fetch(&feed.desk, commit).await?;
-        if known().await? {
-            return Ok(());
-        }
+    let unknown = || {
+        let message = format!("commit {commit} is not a published one of this feed");
+        Fault::not_found("no_such_commit", message)
+    };
+    if feed.is_primary() {
+        return Err(unknown());
     }
-    let message = format!("commit {commit} is not a published one of this feed");
-    Err(Fault::not_found("no_such_commit", message))
+    // Whoever makes commits up costs the upstream one question for each while nothing is published.
+    let head = feed.desk.head();
+    if feed.unknown.get(&commit) == Some(head) {
+        return Err(unknown());
+    }
+    let fetched = fetch(&feed.desk, commit).await;
+    if known().await? {
+        return Ok(());
+    }
+    let state = feed.desk.state.borrow().clone();
+    let current = state.want == head && feed.desk.head() == head;
+    if current && freshness::is_leased(&state) {
+        feed.unknown.insert(commit, head, UNKNOWN_COST);
+        return Err(unknown());
+    }
+    fetched.and_then(|()| Err(unknown()))
 }
 
 /// Asks the stage that mirrors the feed to bring a commit, and waits for it.
@@ -188,17 +204,6 @@ fn redirect_to(mirror: &Mirror, desk: &Desk, commit: Oid, path: &RelPath) -> Res
     response
 }
 
-/// Says how old a region's newest version may be, and that it may be stale once the upstream is away.
-fn say_age(desk: &Desk, headers: &mut HeaderMap) {
-    let age = desk.state.borrow().heartbeat.map(|heard| heard.elapsed());
-    if let Some(age) = age {
-        headers.insert("x-depsync-age", age.as_secs().into());
-    }
-    if age.is_none_or(|age| age >= LEASE) {
-        headers.insert("x-depsync-stale", HeaderValue::from_static("true"));
-    }
-}
-
 /// Sends a file, or the part or the answer that the request's conditions ask for.
 async fn send(
     edge: &Edge,
@@ -221,8 +226,9 @@ async fn send(
     let body = if status == StatusCode::NOT_MODIFIED || parts.method == Method::HEAD {
         AxumBody::empty()
     } else {
+        let place = edge.gate.enter().await?;
         let receiver = edge.receiver(parts, Traffic::Downloads);
-        edge.body_of(feed, file, bytes, receiver).await?
+        edge.body_of(feed, file, bytes, (place, receiver)).await?
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -274,18 +280,18 @@ impl Edge {
         feed: &Feed,
         file: &Document,
         bytes: Range<u64>,
-        to: Receiver,
+        (place, to): (Place, Receiver),
     ) -> Result<AxumBody, Fault> {
         match &file.body {
             Body::Memory(all) => {
                 let index =
                     |at| usize::try_from(at).expect("what is in memory is indexed by usize");
                 let part = all.slice(index(bytes.start)..index(bytes.end));
-                Ok(self.memory_body(part, to))
+                Ok(self.memory_body(part, place, to))
             }
             Body::Object(id) => {
                 let opened = self.open_object(feed, file.commit, *id).await?;
-                Ok(self.file_body(opened, bytes, to))
+                Ok(AxumBody::new(place.with(self.file_body(opened, bytes, to))))
             }
         }
     }
@@ -303,12 +309,13 @@ impl Edge {
         open().await?.ok_or_else(missing)
     }
 
-    fn memory_body(&self, bytes: Bytes, to: Receiver) -> AxumBody {
+    fn memory_body(&self, bytes: Bytes, place: Place, to: Receiver) -> AxumBody {
         self.metrics.sent(to.class, bytes.len() as u64);
+        let body = place.with(Full::new(bytes));
         if self.throttle.is_limited() {
-            return AxumBody::new(self.throttle.body(Full::new(bytes), to));
+            return AxumBody::new(self.throttle.body(body, to));
         }
-        AxumBody::from(bytes)
+        AxumBody::new(body)
     }
 
     /// Part of an opened file as a body that keeps to the limits.

@@ -11,15 +11,17 @@ use std::{
 
 use http::{HeaderMap, Uri, request::Parts};
 use ipnet::IpNet;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     access::Access,
     archive::MAX_ARCHIVES,
     blocking::Blocking,
+    cache::Cache,
     connection::Peer,
     document::{self, Cached, Library},
     error::Fault,
+    gate::Gate,
     git::MAX_GITS,
     metrics::Metrics,
     objects::Referenced,
@@ -30,12 +32,18 @@ use crate::{
     bus::{Board, Desk},
     disk::Root,
     ledger::Ledger,
-    model::{FeedName, Label, NodeId, Oid, RatePlan, RegionTable, RelPath},
+    model::{
+        Bandwidth, FeedName, Freshness, Head, Label, NodeId, Oid, RegionName, RegionTable, RelPath,
+        Stale,
+    },
     store::{self, Store},
+    sys,
 };
 
 /// Enough to keep a fast disk busy.
 const MAX_THREADS: usize = 64;
+/// Bytes of commits that are not known, for each feed.
+const UNKNOWN: usize = 1 << 20;
 /// Making a pack takes a core.
 const MAX_PACKING: usize = 8;
 
@@ -56,7 +64,13 @@ pub struct Setup {
     /// Which clients belong to which region.
     pub regions: RegionTable,
     /// Limits on what is sent.
-    pub bandwidth: RatePlan,
+    pub bandwidth: Bandwidth,
+    /// The region that this node serves.
+    pub region: Option<RegionName>,
+    /// At a region: how it knows that its newest version is the newest.
+    pub freshness: Freshness,
+    /// At a region: what it does while its upstream is away.
+    pub stale: Stale,
     /// Where uploads go, for feeds that this node owns.
     pub intakes: BTreeMap<FeedName, Intake>,
     /// The largest upload in bytes.
@@ -84,6 +98,11 @@ pub struct Edge {
     pub(super) access: Access,
     pub(super) proxies: Vec<IpNet>,
     pub(super) throttle: Throttle,
+    pub(super) gate: Arc<Gate>,
+    pub(super) bandwidth: watch::Sender<Arc<Bandwidth>>,
+    pub(super) region: Option<RegionName>,
+    pub(super) freshness: Freshness,
+    pub(super) stale: Stale,
     pub(super) blocking: Blocking,
     /// For packs: who waits for one that is being made holds a thread.
     pub(super) packing: Blocking,
@@ -104,6 +123,8 @@ pub(super) struct Feed {
     /// What paths of published versions mean.
     pub(super) found: Cached,
     pub(super) referenced: Referenced,
+    /// Commits that the upstream did not know, each with the head at that time.
+    pub(super) unknown: Cache<Oid, Option<Head>>,
 }
 
 impl Edge {
@@ -122,7 +143,12 @@ impl Edge {
             advertise: setup.advertise,
             access: setup.access,
             proxies: setup.proxies,
-            throttle: Throttle::new(setup.bandwidth),
+            throttle: Throttle::new(setup.bandwidth.in_force(sys::now())),
+            gate: Gate::new(setup.bandwidth.max_downloads, setup.bandwidth.max_queue),
+            bandwidth: watch::Sender::new(Arc::new(setup.bandwidth)),
+            region: setup.region,
+            freshness: setup.freshness,
+            stale: setup.stale,
             blocking: Blocking::new(MAX_THREADS),
             packing: Blocking::new(MAX_PACKING),
             metrics: Metrics::default(),
@@ -192,7 +218,8 @@ impl Edge {
 
 impl Feed {
     fn new(desk: Arc<Desk>, intake: Option<Intake>) -> Self {
-        Feed { desk, intake, found: document::cache(), referenced: Referenced::default() }
+        let (found, unknown) = (document::cache(), Cache::new(UNKNOWN));
+        Feed { desk, intake, found, referenced: Referenced::default(), unknown }
     }
 
     /// Whether this node owns the feed.

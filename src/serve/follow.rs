@@ -127,15 +127,8 @@ async fn serve(desk: &Desk, visitor: Visitor, host: &Host, socket: &mut WebSocke
     let told = welcome.head.map(|head| head.commit);
     let region = hello.region.clone();
     let is_still_in = || (host.still_in)(&visitor.caller);
-    let mut talk = Talk {
-        desk,
-        node: &node,
-        region,
-        connection,
-        standing,
-        told,
-        is_still_in: &is_still_in,
-    };
+    let mut talk =
+        Talk { desk, node: &node, region, connection, standing, told, is_still_in: &is_still_in };
     if say(socket, &FromUpstream::Welcome(welcome)).await.is_ok() {
         talk.run(socket, &mut heads).await;
     }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use axum::{
     Json,
+    body::Body,
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, header};
+use http::{HeaderValue, header, request::Parts};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -19,9 +20,12 @@ use super::{
     Edge,
     edge::Feed,
     error::{Answer, Fault},
-    git, objects,
+    git, objects, packs,
 };
-use crate::{model::ObjectId, store};
+use crate::{
+    model::{ObjectId, Traffic},
+    store,
+};
 
 /// git-lfs asks for a hundred at once.
 const MAX_OBJECTS: usize = 1000;
@@ -46,6 +50,18 @@ pub(super) async fn batch(State(edge): State<Arc<Edge>>, request: Request) -> Re
     as_lfs(locate(&edge, request).await)
 }
 
+/// `GET …/info/lfs/objects/{sha256}`: an object, to a client that downloads and mirrors nothing.
+pub(super) async fn object(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
+    let feed = Arc::clone(git::repository(&edge, &parts.uri)?);
+    let id = objects::named(parts.uri.path().rsplit('/').next().unwrap_or_default())?;
+    let found = edge.blocking.run(move || objects::open(&feed, &id)).await?;
+    let missing = || Fault::not_found("no_such_object", format!("object {id} is not here"));
+    let sending = found.ok_or_else(missing)?;
+    let place = edge.gate.enter().await?;
+    let answer = packs::send(&edge, &parts, sending, Traffic::Downloads)?;
+    Ok(answer.map(|body| Body::new(place.with(body))))
+}
+
 /// `…/info/lfs/locks…`: 404 says that there are no locks here, and git-lfs goes on without.
 pub(super) async fn locks() -> Response {
     as_lfs(Err(Fault::not_found("no_locks", "feeds are read only for git: nothing is locked")))
@@ -58,7 +74,7 @@ async fn locate(edge: &Edge, request: Request) -> Answer {
     let batch: Batch = serde_json::from_slice(&body)
         .map_err(|error| Fault::malformed(format!("this is no batch request: {error}")))?;
     batch.check()?;
-    let objects = format!("{}/v1/feeds/{}/objects", edge.advertise, feed.desk.feed);
+    let objects = format!("{}/git/{}.git/info/lfs/objects", edge.advertise, feed.desk.feed);
     let look = move || {
         let found = batch.objects.iter().map(|wanted| wanted.find(&feed, &objects));
         found.collect::<store::Result<Vec<Value>>>()

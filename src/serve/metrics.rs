@@ -58,6 +58,11 @@ impl Metrics {
         self.counter(class).fetch_add(bytes, Relaxed);
     }
 
+    /// Bytes of a class that went out so far.
+    pub(super) fn sent_so_far(&self, class: Traffic) -> u64 {
+        self.counter(class).load(Relaxed)
+    }
+
     /// Where a body counts the bytes that it sends.
     pub(super) fn sending(&self, class: Traffic) -> Arc<AtomicU64> {
         Arc::clone(self.counter(class))
@@ -100,6 +105,7 @@ impl Page {
 pub(super) async fn show(State(edge): State<Arc<Edge>>) -> Answer {
     let mut page = Page(String::new());
     of_the_edge(&mut page, &edge.metrics);
+    of_the_limits(&mut page, &edge);
     of_the_feeds(&mut page, &edge);
     of_the_stores(&mut page, &edge);
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
@@ -124,6 +130,44 @@ fn of_the_edge(page: &mut Page, metrics: &Metrics) {
     page.family("sent_bytes_total", "counter", "Content sent.", &sent);
     page.family("received_bytes_total", "counter", "Content uploaded.", &one(&metrics.received));
     page.family("connections", "gauge", "Open connections.", &one(&metrics.connections));
+}
+
+fn of_the_limits(page: &mut Page, edge: &Edge) {
+    let crowd = edge.gate.crowd();
+    let one = |value: u64| [(String::new(), value)];
+    page.family("downloads_sending", "gauge", "Downloads under way.", &one(crowd.sending as u64));
+    page.family(
+        "downloads_queued",
+        "gauge",
+        "Downloads that wait for a place.",
+        &one(crowd.waiting as u64),
+    );
+    page.family(
+        "downloads_refused_total",
+        "counter",
+        "Downloads told to come again.",
+        &one(crowd.refused),
+    );
+    let classes = [("downloads", Traffic::Downloads), ("replication", Traffic::Replication)];
+    let waiting = classes
+        .map(|(class, of)| (format!("{{class=\"{class}\"}}"), edge.throttle.waiting(of) as u64));
+    page.family(
+        "throttled",
+        "gauge",
+        "Transfers that wait for their turn under a limit.",
+        &waiting,
+    );
+    let plan = edge.throttle.plan();
+    let limits = [
+        ("total", plan.total),
+        ("downloads", plan.downloads),
+        ("replication", plan.replication),
+        ("per_client", plan.per_client),
+    ];
+    let limits = limits
+        .into_iter()
+        .filter_map(|(over, rate)| Some((format!("{{over=\"{over}\"}}"), rate?.bytes_per_sec())));
+    page.family("limit_bytes_per_second", "gauge", "Limits in force.", &limits.collect::<Vec<_>>());
 }
 
 fn of_the_feeds(page: &mut Page, edge: &Edge) {

@@ -6,6 +6,7 @@
 
 mod access;
 mod archive;
+mod bandwidth;
 mod blocking;
 mod cache;
 mod connection;
@@ -17,6 +18,8 @@ mod error;
 mod feeds;
 mod fleet;
 mod follow;
+mod freshness;
+mod gate;
 mod git;
 mod health;
 mod history;
@@ -74,10 +77,11 @@ pub async fn run(
     edge: Arc<Edge>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let throttle = edge.throttle.clone();
+    let (throttle, timetable) = (edge.throttle.clone(), Arc::clone(&edge));
     tokio::select! {
         served = connection::serve(listener, router(&edge, stop.clone()), &edge.metrics, stop) => served,
         () = throttle.pace() => unreachable!("pacing never ends by itself"),
+        () = timetable.follow_timetable() => unreachable!("the timetable never ends by itself"),
     }
 }
 
@@ -95,6 +99,7 @@ pub fn router(edge: &Arc<Edge>, stop: CancellationToken) -> Router {
         .route("/v1/runs", get(runs::list))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/v1/bandwidth", get(bandwidth::show).put(bandwidth::change))
         .route("/metrics", get(metrics::show))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
@@ -149,6 +154,7 @@ fn git_routes() -> Routes {
         .route("/git/{repository}/git-upload-pack", post(git::upload_pack))
         .route("/git/{repository}/git-receive-pack", post(git::receive_pack))
         .route("/git/{repository}/info/lfs/objects/batch", post(lfs::batch))
+        .route("/git/{repository}/info/lfs/objects/{id}", get(lfs::object))
         .route("/git/{repository}/info/lfs/locks", any(lfs::locks))
         .route("/git/{repository}/info/lfs/locks/{*below}", any(lfs::locks))
 }

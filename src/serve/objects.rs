@@ -19,7 +19,7 @@ use super::{
     packs::{self, Sending},
 };
 use crate::{
-    model::{Content, Kind, ObjectId, Oid},
+    model::{Content, Kind, ObjectId, Oid, Traffic},
     store::{self, Store},
 };
 
@@ -89,12 +89,13 @@ pub(super) async fn get(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     let id = named(tail)?;
     let kept = Arc::clone(feed);
     match edge.blocking.run(move || open(&kept, &id)).await? {
-        Some(sending) => packs::send(&edge, &parts, sending),
+        Some(sending) => packs::send(&edge, &parts, sending, Traffic::Replication),
         None => Err(Fault::not_found("no_such_object", format!("object {id} is not here"))),
     }
 }
 
-fn named(raw: &str) -> Result<ObjectId, Fault> {
+/// An object's name.
+pub(super) fn named(raw: &str) -> Result<ObjectId, Fault> {
     raw.parse().map_err(|bad| Fault::malformed(format!("no object's name: {bad}")))
 }
 
@@ -108,7 +109,7 @@ pub(super) async fn delta(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer
     match edge.packing.run(move || open_delta(&kept, &base, &result)).await? {
         Some(sending) => {
             edge.metrics.served_delta();
-            packs::send(&edge, &parts, sending)
+            packs::send(&edge, &parts, sending, Traffic::Replication)
         }
         None => Err(Fault::not_found(
             "no_delta",

@@ -37,7 +37,7 @@ pub(super) async fn get(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     match edge.packing.run(move || open(&desk.store, have, want)).await {
         Ok(sending) => {
             edge.metrics.served_pack();
-            send(&edge, &parts, sending)
+            send(&edge, &parts, sending, Traffic::Replication)
         }
         Err(store::Error::UnknownCommit(commit)) if Some(commit) == have => Err(Fault::not_found(
             "unknown_have",
@@ -74,8 +74,8 @@ pub(super) fn open_spooled(
     }
 }
 
-/// Sends a file to a mirror: whole, or the range that it asks for.
-pub(super) fn send(edge: &Edge, parts: &Parts, sending: Sending) -> Answer {
+/// Sends a file: whole, or the range that is asked for.
+pub(super) fn send(edge: &Edge, parts: &Parts, sending: Sending, class: Traffic) -> Answer {
     let Sending { file, size, checksum } = sending;
     let etag = format!("\"{checksum}\"");
     let (status, bytes) = match range::judge(&parts.method, &parts.headers, &etag, size) {
@@ -89,7 +89,7 @@ pub(super) fn send(edge: &Edge, parts: &Parts, sending: Sending) -> Answer {
     let body = if parts.method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
         Body::empty()
     } else {
-        edge.file_body(file, bytes, edge.receiver(parts, Traffic::Replication))
+        edge.file_body(file, bytes, edge.receiver(parts, class))
     };
     head.body(body).map_err(|error| Fault::internal(&error))
 }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 
-use crate::model::{Flow, RatePlan, RateTree, Receiver};
+use crate::model::{Flow, RatePlan, RateTree, Receiver, Traffic};
 
 /// What is sent at once; set it with [`Throttle::set_plan`].
 #[derive(Clone)]
@@ -62,6 +62,11 @@ impl Throttle {
     #[must_use]
     pub fn plan(&self) -> RatePlan {
         self.inner.state().tree.plan().clone()
+    }
+
+    /// Transfers of a class that wait for their turn.
+    pub(super) fn waiting(&self, class: Traffic) -> usize {
+        self.inner.state().tree.waiting(class)
     }
 
     /// Puts other limits in force, for bodies under way too.
@@ -224,7 +229,6 @@ mod tests {
     use http_body_util::{BodyExt, Full};
 
     use super::*;
-    use crate::model::Traffic;
 
     fn receiver() -> Receiver {
         Receiver { class: Traffic::Downloads, client: [10, 0, 0, 1].into(), region: None }

@@ -38,7 +38,7 @@ fn table() -> Vec<Row> {
 
 impl World {
     fn locked() -> World {
-        let mut world = World::new();
+        let mut world = World::new(Freshness::Lease, Stale::Serve);
         Arc::get_mut(&mut world.edge).unwrap().access.open_reading = false;
         world
     }

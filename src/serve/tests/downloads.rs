@@ -1,12 +1,21 @@
 //! Downloads, redirects, listings and archives.
 
-use std::io::Read;
+use std::{
+    io::Read,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 use axum::body::Body;
 use http::StatusCode;
 
 use super::{Put, World, body, bytes, commit, from, header, request, sha256};
-use crate::{bus::Request as Ask, model::RatePlan};
+use crate::{
+    bus::Request as Ask,
+    model::{Freshness, RatePlan, Stale},
+};
 
 #[tokio::test]
 async fn a_file_comes_whole_with_its_names() {
@@ -314,4 +323,69 @@ async fn a_limit_holds_for_every_kind_of_download() {
     };
     tokio::select! { () = both => {}, () = world.edge.throttle().pace() => {} }
     assert!(begin.elapsed().as_millis() >= 290, "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn a_made_up_commit_costs_the_upstream_one_question() {
+    let world = World::region();
+    world.publish(&[("a", Put::Blob(b"x"))]);
+    world.desk.state.send_modify(|state| state.want = world.desk.head());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    *world.desk.mailbox.lock().unwrap() = Some(Box::new(move |ask| match ask {
+        Ask::Fetch(_, answer) => {
+            count.fetch_add(1, Relaxed);
+            answer.send(Err("the upstream has no such commit".to_owned())).is_ok()
+        }
+        _ => false,
+    }));
+    let made_up = "at/0123456789012345678901234567890123456789/a";
+    for _ in 0..5 {
+        assert_eq!(world.get(made_up, &[]).await.status(), StatusCode::NOT_FOUND);
+    }
+    assert_eq!(asked.load(Relaxed), 1);
+    let new = world.publish(&[("a", Put::Blob(b"y"))]);
+    world.desk.state.send_modify(|state| state.want = world.desk.head());
+    assert_eq!(world.get(made_up, &[]).await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(asked.load(Relaxed), 2, "after a release it may be known");
+    assert_eq!(world.get(&format!("at/{new}/a"), &[]).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_region_that_asks_serves_what_its_upstream_has_now() {
+    let world = World::region_with(Freshness::Ask, Stale::Serve);
+    world.publish(&[("a", Put::Blob(b"old"))]);
+    let (store, desk) = (world.desk.store.clone(), world.desk.clone());
+    let upstream = Arc::new(Mutex::new(Some(commit(&store, &[("a", Put::Blob(b"new"))]))));
+    *world.desk.mailbox.lock().unwrap() = Some(Box::new(move |ask| match ask {
+        Ask::Sync(answer) => {
+            let Some(published) = upstream.lock().unwrap().take() else {
+                return answer.send(Err("away".to_owned())).is_ok();
+            };
+            desk.state.send_modify(|state| state.want = Some(published.head));
+            desk.post(published);
+            answer.send(Ok(())).is_ok()
+        }
+        _ => false,
+    }));
+    let fresh = world.get("files/a", &[]).await;
+    assert_eq!((header(&fresh, "x-depsync-age"), header(&fresh, "x-depsync-stale")), ("0", ""));
+    assert_eq!(body(fresh).await, "new");
+    let stale = world.get("files/a", &[]).await;
+    assert_eq!(header(&stale, "x-depsync-stale"), "true", "the upstream is away");
+    assert_eq!(body(stale).await, "new");
+}
+
+#[tokio::test]
+async fn a_region_that_must_not_be_stale_refuses_without_its_upstream() {
+    let world = World::region_with(Freshness::Lease, Stale::Refuse);
+    let commit = world.publish(&[("a", Put::Blob(b"x"))]);
+    assert_eq!(world.get("files/a", &[]).await.status(), StatusCode::OK);
+    world.desk.state.send_modify(|state| state.heartbeat = None);
+    let refused = world.get("files/a", &[]).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(!header(&refused, "retry-after").is_empty());
+    assert_eq!(world.get("archive/.tar", &[]).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let exact = world.get(&format!("at/{commit}/a"), &[]).await;
+    assert_eq!(exact.status(), StatusCode::OK, "a version that is named is never stale");
 }

@@ -1,6 +1,7 @@
 //! The edge as its clients see it: a real store and a real folder behind the router.
 
 mod access;
+mod bandwidth;
 mod control;
 mod downloads;
 mod replication;
@@ -30,8 +31,8 @@ use crate::{
     disk::Root,
     ledger::Decisions,
     model::{
-        Bindings, Entry, FeedName, Kind, Member, Meta, Mtime, NodeId, Oid, RatePlan, Region,
-        RegionTable, RelPath,
+        Bandwidth, Bindings, Entry, FeedName, Freshness, Kind, Member, Meta, Mtime, NodeId, Oid,
+        Region, RegionTable, RelPath, Stale,
     },
     store::{Draft, Signature, Store},
 };
@@ -56,13 +57,17 @@ enum Put<'a> {
 impl World {
     /// A primary of the feed `apps` with nothing published, and a table with one region.
     fn primary() -> World {
-        let world = World::new();
+        let world = World::new(Freshness::Lease, Stale::Serve);
         world.desk.state.send_modify(|state| (state.primary, state.state) = (true, "idle"));
         world
     }
 
     fn region() -> World {
-        let world = World::new();
+        World::region_with(Freshness::Lease, Stale::Serve)
+    }
+
+    fn region_with(freshness: Freshness, stale: Stale) -> World {
+        let world = World::new(freshness, stale);
         world.desk.state.send_modify(|state| {
             state.state = "idle";
             state.upstream_url = Some("http://hub.example:7873/".to_owned());
@@ -71,7 +76,7 @@ impl World {
         world
     }
 
-    fn new() -> World {
+    fn new(freshness: Freshness, stale: Stale) -> World {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("live")).unwrap();
         let feed: FeedName = "apps".parse().unwrap();
@@ -98,7 +103,10 @@ impl World {
             },
             proxies: vec!["10.0.0.0/24".parse().unwrap()],
             regions: RegionTable::build(vec![region]).unwrap(),
-            bandwidth: RatePlan::default(),
+            bandwidth: Bandwidth::default(),
+            region: None,
+            freshness,
+            stale,
             intakes: BTreeMap::from([(feed, Intake { root, left_out })]),
             max_upload: 1 << 20,
             ledger: Arc::new(crate::ledger::Ledger::open(&dir.path().join("ledger.db")).unwrap()),
