@@ -33,9 +33,11 @@ use crate::{
     model::{FeedName, Keep, RelPath},
     origin, replica, serve,
     store::{self, Store},
-    sys,
+    sys, tls,
 };
 
+/// How often a certificate on disk is looked at.
+const CERTIFICATE: Duration = Duration::from_secs(5);
 /// How long a stop waits for the stages.
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -70,6 +72,9 @@ pub enum Error {
         /// What is wrong with it.
         source: disk::Error,
     },
+    /// Certificates.
+    #[error("TLS: {0}")]
+    Tls(#[from] tls::Error),
     /// The port.
     #[error(
         "cannot listen on {address}: {source}; choose another with --listen, or stop what listens there"
@@ -127,6 +132,7 @@ impl Error {
             | Error::Store { .. }
             | Error::Directory { .. }
             | Error::Upstream { .. }
+            | Error::Tls(_)
             | Error::Listen { .. } => UNUSABLE,
             Error::Replica { source, .. } => source.exit_code(),
             _ => 1,
@@ -166,6 +172,15 @@ struct Node {
     ledger: Arc<Ledger>,
     decisions: Arc<Decisions>,
     feeds: Vec<Feed>,
+    tls: Tls,
+}
+
+/// How this node speaks TLS.
+struct Tls {
+    /// To whoever connects; none: not at all.
+    server: Option<Arc<tls::Server>>,
+    /// To its upstreams.
+    client: Arc<rustls::ClientConfig>,
 }
 
 /// One feed, opened.
@@ -181,7 +196,8 @@ impl Node {
         let decisions = Arc::new(Decisions::load(&state.decisions())?);
         let open = |feed: &FeedSettings| Feed::open(feed, &state, &decisions);
         let feeds = settings.feeds.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { settings, state, ledger, decisions, feeds })
+        let tls = Tls::open(&settings.tls)?;
+        Ok(Self { settings, state, ledger, decisions, feeds, tls })
     }
 
     async fn run(self, signals: Signals) -> Result<(), Error> {
@@ -207,18 +223,26 @@ impl Node {
                 stop.clone(),
             ));
         }
-        let served = serve::run(listener, Arc::clone(&edge), stop.clone());
+        if let Some(tls) = &self.tls.server {
+            stages.spawn(keep_certificate(Arc::clone(tls), stop.clone()));
+        }
+        let tls = self.tls.server.clone();
+        let served = serve::run(listener, tls, Arc::clone(&edge), stop.clone());
         stages.spawn(async { served.await.map_err(Error::from) });
         stages.spawn(reach(
             Board::new(self.feeds.iter().map(|feed| Arc::clone(&feed.desk))),
-            http_client()?,
+            http_client(&self.tls.client)?,
             stop.clone(),
         ));
         stages.spawn(reload::follow(signals.hangup, self.settings.clone(), edge, stop.clone()));
         self.state.write_address(&address.to_string())?;
         self.settings.unused.iter().for_each(|line| tracing::info!("{line}"));
-        tracing::info!(node = %self.settings.node, id = %self.state.node(), "listening on http://{address}");
+        tracing::info!(node = %self.settings.node, id = %self.state.node(), "listening on {}://{address}", self.scheme());
         stages.run_until(signals.stop).await
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls.server.is_some() { "https" } else { "http" }
     }
 
     fn edge(&self, address: SocketAddr) -> Result<serve::Setup, Error> {
@@ -257,9 +281,9 @@ impl Node {
         match &self.settings.advertise {
             Some(url) => url.as_str().to_owned(),
             None if address.ip().is_unspecified() => {
-                format!("http://{}:{}", config::host_name(), address.port())
+                format!("{}://{}:{}", self.scheme(), config::host_name(), address.port())
             }
-            None => format!("http://{address}"),
+            None => format!("{}://{address}", self.scheme()),
         }
     }
 
@@ -320,7 +344,8 @@ impl Node {
             upstreams: vec![upstream],
             upstream_feed: mirror.upstream_feed.clone(),
             token: mirror.token_file.clone().map(replica::TokenFile::new),
-            http: http_client()?,
+            http: http_client(&self.tls.client)?,
+            tls: Arc::clone(&self.tls.client),
             poll: self.settings.poll,
             hooks: feed.hooks(),
             ledger: Arc::clone(&self.ledger),
@@ -357,6 +382,10 @@ impl Node {
     fn own_url(&self, address: SocketAddr) -> Option<String> {
         match &self.settings.advertise {
             Some(url) => Some(url.as_str().to_owned()),
+            // A certificate is for a name, and the upstream sees only an address.
+            None if self.tls.server.is_some() => {
+                Some(format!("https://{}:{}", config::host_name(), address.port()))
+            }
             None => (!address.ip().is_unspecified()).then(|| format!("http://{address}")),
         }
     }
@@ -432,13 +461,40 @@ fn open_root(dir: &std::path::Path) -> Result<Arc<Root>, disk::Error> {
 }
 
 /// No total time-out: whoever uses it watches progress.
-fn http_client() -> Result<reqwest::Client, Error> {
+fn http_client(tls: &rustls::ClientConfig) -> Result<reqwest::Client, Error> {
     let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls.clone())
         .connect_timeout(Duration::from_secs(10))
         .redirect(reqwest::redirect::Policy::none())
         .tcp_nodelay(true)
         .user_agent(concat!("depsync/", env!("CARGO_PKG_VERSION")));
     Ok(client.build()?)
+}
+
+impl Tls {
+    fn open(settings: &config::Tls) -> Result<Self, Error> {
+        let identity = settings.pair.clone().map(|(cert, key)| tls::Identity { cert, key });
+        let client = tls::client(identity.as_ref(), settings.ca.as_deref())?;
+        let server = identity.map(|identity| tls::Server::load(identity, settings.ca.clone()));
+        Ok(Self { server: server.transpose()?.map(Arc::new), client: Arc::new(client) })
+    }
+}
+
+/// Takes up certificates that were exchanged on disk; transfers under way go on with the old ones.
+async fn keep_certificate(server: Arc<tls::Server>, stop: CancellationToken) -> Result<(), Error> {
+    while stop.run_until_cancelled(tokio::time::sleep(CERTIFICATE)).await.is_some() {
+        let server = Arc::clone(&server);
+        #[expect(clippy::disallowed_methods, reason = "three small files, now and then")]
+        let read = tokio::task::spawn_blocking(move || server.refresh()).await;
+        match read.map_err(|panic| Error::Ended(panic.to_string()))? {
+            Ok(true) => tracing::info!("another certificate is in force"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "the certificate on disk cannot be used; the old one stays in force");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Which node serves which region outlives a restart.

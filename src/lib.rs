@@ -24,3 +24,4 @@ pub mod replica;
 pub mod serve;
 pub mod store;
 pub mod sys;
+pub mod tls;

@@ -11,18 +11,18 @@ use std::{
 /// Each room, and the rooms that it may name. `cli`, `daemon` and `main` stand above all others.
 const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["daemon", "config", "model", "sys"]),
+    ("cli", &["daemon", "config", "model", "sys", "tls"]),
     (
         "daemon",
         &[
             "origin", "replica", "serve", "bus", "hooks", "disk", "store", "ledger", "config",
-            "model", "sys",
+            "model", "sys", "tls",
         ],
     ),
     ("config", &["model"]),
     ("origin", &["bus", "hooks", "disk", "store", "ledger", "model", "sys"]),
-    ("replica", &["bus", "hooks", "disk", "store", "ledger", "model", "sys"]),
-    ("serve", &["bus", "hooks", "disk", "store", "ledger", "model", "sys"]),
+    ("replica", &["bus", "hooks", "disk", "store", "ledger", "model", "sys", "tls"]),
+    ("serve", &["bus", "hooks", "disk", "store", "ledger", "model", "sys", "tls"]),
     ("bus", &["store", "model", "sys"]),
     ("hooks", &["model", "sys"]),
     ("disk", &["model", "sys"]),
@@ -30,6 +30,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("ledger", &["model", "sys"]),
     ("model", &[]),
     ("sys", &[]),
+    ("tls", &[]),
 ];
 
 /// Crates that do not leave one room.

@@ -232,6 +232,7 @@ impl Mirror {
             upstreams: vec![format!("http://{}", self.upstream).parse().unwrap()],
             upstream_feed: self.feed.parse().unwrap(),
             token: None,
+            tls: Arc::new(depsync::tls::client(None, None).unwrap()),
             http: reqwest::Client::new(),
             poll: self.poll,
             hooks: depsync::hooks::Hooks::default(),

@@ -4,7 +4,12 @@
 //! The token of this machine's daemon is shown to this machine only, unless it was named; no token
 //! ever follows a redirect to another origin.
 
-use std::{future::Future, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    future::Future,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
@@ -15,7 +20,10 @@ use reqwest::{
 };
 use serde_json::Value;
 
-use crate::config::{self, BaseUrl};
+use crate::{
+    config::{self, BaseUrl},
+    tls,
+};
 
 /// How long a node may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,6 +45,9 @@ pub(super) struct Connection {
     /// A file with the token to show there
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The CA that the node's certificate is from, where this machine does not believe it
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// State directory of this machine's daemon, whose admin.token is shown otherwise
     #[arg(long, value_name = "DIR", conflicts_with = "token_file")]
     state: Option<PathBuf>,
@@ -45,7 +56,12 @@ pub(super) struct Connection {
 #[cfg(test)]
 impl Connection {
     pub(super) fn with_state(url: &str, state: &std::path::Path) -> Self {
-        Connection { url: url.parse().unwrap(), token_file: None, state: Some(state.to_owned()) }
+        Connection {
+            url: url.parse().unwrap(),
+            token_file: None,
+            ca: None,
+            state: Some(state.to_owned()),
+        }
     }
 }
 
@@ -61,12 +77,12 @@ impl Client {
     pub(super) fn new(connection: &Connection) -> Result<Self> {
         let base = Url::parse(connection.url.as_str())?;
         let token = token(connection, &base)?;
-        Ok(Self { http: http(None)?, base, token })
+        Ok(Self { http: http(None, connection.ca.as_deref())?, base, token })
     }
 
     /// A client of a node that asks for no token, which sees it come from this address.
     pub(super) fn from_address(address: IpAddr, base: &BaseUrl) -> Result<Self> {
-        Ok(Self { http: http(Some(address))?, base: Url::parse(base.as_str())?, token: None })
+        Ok(Self { http: http(Some(address), None)?, base: Url::parse(base.as_str())?, token: None })
     }
 
     /// Absolute URL of a path and query on this node.
@@ -170,21 +186,18 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 /// A client that follows no redirect by itself, and leaves proxies out: nodes are near.
-fn http(from: Option<IpAddr>) -> Result<reqwest::Client> {
+fn http(from: Option<IpAddr>, ca: Option<&Path>) -> Result<reqwest::Client> {
     // A second one would only be refused.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = || {
-        reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(STALL_TIMEOUT)
-            .redirect(Policy::none())
-            .no_proxy()
-            .local_address(from)
-            .user_agent(concat!("depsync/", env!("CARGO_PKG_VERSION")))
-    };
-    // A host without any certificate authority still talks to nodes without TLS.
-    let client = builder().build().or_else(|_| builder().tls_certs_only([]).build());
-    client.context("cannot make an HTTP client")
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::client(None, ca)?)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(STALL_TIMEOUT)
+        .redirect(Policy::none())
+        .no_proxy()
+        .local_address(from)
+        .user_agent(concat!("depsync/", env!("CARGO_PKG_VERSION")));
+    client.build().context("cannot make an HTTP client")
 }
 
 fn token(connection: &Connection, base: &Url) -> Result<Option<HeaderValue>> {
@@ -268,7 +281,7 @@ mod tests {
     use super::*;
 
     fn connection(url: &str) -> Connection {
-        Connection { url: url.parse().unwrap(), token_file: None, state: None }
+        Connection { url: url.parse().unwrap(), token_file: None, ca: None, state: None }
     }
 
     #[test]

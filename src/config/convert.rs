@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::{
     BaseUrl, Checkout, Consent, DEFAULT_LISTEN, FeedSettings, Guard, Mirror, Primary, Role,
-    Settings, duration,
+    Settings, Tls, duration,
     fault::Fault,
     file::{self, Value},
     place,
@@ -35,9 +35,10 @@ pub(super) fn settings(
         advertise: file.advertise,
         proxies: file.proxies,
         poll: file.poll,
-        insecure: consent.insecure,
+        is_guarded: consent.insecure || file.tls.cert.is_some(),
     };
     let node = faults.section(Node::try_from(node));
+    let tls = faults.section(Tls::try_from(file.tls));
     let region: Option<RegionName> = faults.parse("region.name", file.region.name.as_ref());
     let freshness: Option<Freshness> =
         faults.parse("region.freshness", file.region.freshness.as_ref());
@@ -51,7 +52,9 @@ pub(super) fn settings(
     }
     let feeds = feeds(file.feed, consent.adopt, &mut faults);
     faults.0.retain(|fault| !(fault.missing && unread.contains(&fault.key)));
-    let (Some(node), Some(bandwidth), true) = (node, bandwidth, faults.0.is_empty()) else {
+    let (Some(node), Some(tls), Some(bandwidth), true) =
+        (node, tls, bandwidth, faults.0.is_empty())
+    else {
         return Err(faults.0);
     };
     Ok(Settings {
@@ -68,6 +71,7 @@ pub(super) fn settings(
         poll: node.poll,
         feeds,
         bandwidth,
+        tls,
         insecure: consent.insecure,
         file: None,
         rs: file.rs.map(Spanned::into_inner),
@@ -145,7 +149,8 @@ struct NodeSection {
     advertise: Value<String>,
     proxies: Vec<Spanned<String>>,
     poll: Value<String>,
-    insecure: bool,
+    /// Whether whoever comes is asked for a token, or may come by the operator's word.
+    is_guarded: bool,
 }
 
 struct Node {
@@ -162,7 +167,8 @@ impl TryFrom<NodeSection> for Node {
     fn try_from(raw: NodeSection) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();
         let default = DEFAULT_LISTEN.parse().expect("it is an address");
-        let listen = faults.read("listen", raw.listen.as_ref(), |text| address(text, raw.insecure));
+        let listen =
+            faults.read("listen", raw.listen.as_ref(), |text| address(text, raw.is_guarded));
         let proxies = raw
             .proxies
             .into_iter()
@@ -182,17 +188,18 @@ impl TryFrom<NodeSection> for Node {
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 
-fn address(text: &str, insecure: bool) -> Result<SocketAddr, String> {
+fn address(text: &str, is_guarded: bool) -> Result<SocketAddr, String> {
     let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
     let address: SocketAddr = numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
         format!("\"{text}\" is not an address and a port, as in 127.0.0.1:7873 or [::1]:7873")
     })?;
-    if address.ip().to_canonical().is_loopback() || insecure {
+    if address.ip().to_canonical().is_loopback() || is_guarded {
         return Ok(address);
     }
     Err(format!(
         "{address} can be reached from other machines, and anyone there could read and change the \
-         feeds; listen on 127.0.0.1, or say --insecure where the network is trusted"
+         feeds; listen on 127.0.0.1, name a certificate in [tls], or say --insecure where the network \
+         is trusted"
     ))
 }
 
@@ -201,6 +208,26 @@ fn network(text: &str) -> Result<ipnet::IpNet, String> {
     text.parse()
         .or_else(|_| single())
         .map_err(|_| format!("\"{text}\" is not an address or a network, as in 10.0.0.0/24"))
+}
+
+impl TryFrom<file::Tls> for Tls {
+    type Error = Vec<Fault>;
+
+    fn try_from(raw: file::Tls) -> Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let ca = raw.ca.map(Spanned::into_inner);
+        let pair = match (raw.cert, raw.key) {
+            (Some(cert), Some(key)) => Some((cert.into_inner(), key.into_inner())),
+            (None, None) => None,
+            (cert, key) => {
+                let message = "a certificate and its key come together: name both cert and key";
+                let there = cert.or(key);
+                faults.0.push(Fault::missing("tls", message).near(there.as_ref()));
+                None
+            }
+        };
+        faults.done(Tls { pair, ca })
+    }
 }
 
 fn unique_names(feeds: &[file::Feed], faults: &mut Faults) {

@@ -28,9 +28,18 @@ pub(super) struct File {
     pub(super) rs: Value<PathBuf>,
     pub(super) proxies: Vec<Spanned<String>>,
     pub(super) poll: Value<String>,
+    pub(super) tls: Tls,
     pub(super) region: Region,
     pub(super) bandwidth: Bandwidth,
     pub(super) feed: Vec<Feed>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tls {
+    pub(super) cert: Value<PathBuf>,
+    pub(super) key: Value<PathBuf>,
+    pub(super) ca: Value<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -188,7 +197,15 @@ fn take_out_below(value: &mut DeValue<'_>, span: &Range<usize>) -> Option<String
 impl File {
     /// Makes every path absolute: relative ones are meant from `base`.
     pub(super) fn relative_to(mut self, base: &Path) -> Self {
-        let paths = [&mut self.state_dir, &mut self.regions, &mut self.rs];
+        let tls = &mut self.tls;
+        let paths = [
+            &mut self.state_dir,
+            &mut self.regions,
+            &mut self.rs,
+            &mut tls.cert,
+            &mut tls.key,
+            &mut tls.ca,
+        ];
         let of_feeds = self
             .feed
             .iter_mut()

@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 pub use duration::parse as duration;
 pub use fault::Error;
 pub use place::{default_state_dir, host_name};
-pub use settings::{BaseUrl, Checkout, FeedSettings, Guard, Live, Mirror, Primary, Role, Settings};
+pub use settings::{
+    BaseUrl, Checkout, FeedSettings, Guard, Live, Mirror, Primary, Role, Settings, Tls,
+};
 
 use fault::{Fault, Source};
 

@@ -42,7 +42,9 @@ pub struct Settings {
     pub feeds: Vec<FeedSettings>,
     /// Limits on what this node sends.
     pub bandwidth: Bandwidth,
-    /// Asks for no tokens at all; without it `listen` is a loopback address.
+    /// Certificates; without a pair of its own it serves without TLS.
+    pub tls: Tls,
+    /// Asks for no tokens at all; without it, and without TLS, `listen` is a loopback address.
     pub insecure: bool,
     /// The file that all this was read from; absent: flags.
     pub file: Option<PathBuf>,
@@ -59,6 +61,15 @@ pub struct Live {
     pub regions: RegionTable,
     /// Limits on what this node sends.
     pub bandwidth: Bandwidth,
+}
+
+/// Where certificates lie.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// This node's certificate and its key.
+    pub pair: Option<(PathBuf, PathBuf)>,
+    /// The only CA that is believed, for upstreams and for client certificates.
+    pub ca: Option<PathBuf>,
 }
 
 /// One feed at this node.

@@ -3,17 +3,18 @@
 //! It decides nothing. It ends when the upstream is silent for 20 s, when a frame cannot be read,
 //! or when the upstream says why it will not talk; what comes then is up to `follow`.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use reqwest::Url;
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::{mpsc, watch},
     time::timeout,
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{
@@ -22,6 +23,8 @@ use tokio_tungstenite::{
         protocol::WebSocketConfig,
     },
 };
+
+use tokio_util::either::Either;
 
 use crate::{
     bus::{
@@ -158,7 +161,7 @@ async fn open(
         .max_frame_size(Some(frame::MAX_FRAME))
         .read_buffer_size(frame::MAX_INLINE_PACK)
         .write_buffer_size(0);
-    let stream = dial(&upstream.base)
+    let stream = dial(upstream)
         .await
         .map_err(|source| Error::Link(format!("cannot connect to {}: {source}", upstream.base)))?;
     let (socket, _) = client_async_with_config(request, stream, Some(limits))
@@ -168,15 +171,17 @@ async fn open(
 }
 
 /// Opens the byte stream to an upstream: the one place where a link's transport is chosen.
-async fn dial(base: &Url) -> io::Result<TcpStream> {
-    if base.scheme() != "http" {
-        return Err(io::Error::other(format!("the scheme {} is not spoken here", base.scheme())));
-    }
+async fn dial(upstream: &Upstream) -> io::Result<Either<TcpStream, TlsStream<TcpStream>>> {
+    let base = &upstream.base;
     let host = base.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let port = base.port_or_known_default().unwrap_or(80);
-    let stream = TcpStream::connect((host, port)).await?;
+    let stream = TcpStream::connect((host, base.port_or_known_default().unwrap_or(80))).await?;
     stream.set_nodelay(true)?;
-    Ok(stream)
+    if base.scheme() != "https" {
+        return Ok(Either::Left(stream));
+    }
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let connector = TlsConnector::from(Arc::clone(&upstream.tls));
+    Ok(Either::Right(connector.connect(name, stream).await?))
 }
 
 /// The name of what went wrong, where it has one.

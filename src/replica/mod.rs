@@ -68,6 +68,8 @@ pub struct Setup {
     pub token: Option<TokenFile>,
     /// For packs, objects and polls; without a total time-out.
     pub http: reqwest::Client,
+    /// How `https` is spoken for the announcements.
+    pub tls: Arc<rustls::ClientConfig>,
     /// How long after the last sign of the head it is asked for.
     pub poll: Duration,
     /// What the operator wants asked before a checkout.
@@ -103,6 +105,7 @@ impl Setup {
             feed: self.upstream_feed.clone(),
             token: self.token.clone(),
             http: self.http.clone(),
+            tls: Arc::clone(&self.tls),
         };
         self.upstreams.iter().map(upstream).collect()
     }

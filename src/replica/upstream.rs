@@ -3,7 +3,7 @@
 //! Knows addresses and the token, and turns answers other than a success into errors that say what
 //! to do. Time-outs are by lack of progress alone: a slow link may take as long as it needs.
 
-use std::{os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
@@ -57,6 +57,8 @@ pub(super) struct Upstream {
     pub(super) feed: FeedName,
     pub(super) token: Option<TokenFile>,
     pub(super) http: reqwest::Client,
+    /// How `https` is spoken on what is not HTTP.
+    pub(super) tls: Arc<rustls::ClientConfig>,
 }
 
 #[derive(Deserialize)]
@@ -160,7 +162,8 @@ mod tests {
     fn upstream(base: &str) -> Upstream {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (feed, http) = (FeedName::default(), reqwest::Client::new());
-        Upstream { base: base.parse().unwrap(), feed, token: None, http }
+        let tls = Arc::new(crate::tls::client(None, None).unwrap());
+        Upstream { base: base.parse().unwrap(), feed, token: None, http, tls }
     }
 
     #[test]

@@ -27,12 +27,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use tokio_rustls::TlsAcceptor;
+
 use super::{error::Error, metrics::Metrics};
+use crate::tls;
 
 /// A few hundred kilobytes each at most.
 const MAX_CONNECTIONS: usize = 4096;
 /// For a request's head, and for a connection without a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// For a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For any progress in sending.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// For requests under way at the stop.
@@ -47,6 +52,7 @@ pub struct Peer(pub SocketAddr);
 /// Serves until `stop`, then drains.
 pub(super) async fn serve(
     listener: TcpListener,
+    tls: Option<Arc<tls::Server>>,
     router: Router,
     metrics: &Metrics,
     stop: CancellationToken,
@@ -55,9 +61,9 @@ pub(super) async fn serve(
     let mut connections = JoinSet::new();
     while let Some(accepted) = stop.run_until_cancelled(accept(&listener, &slots)).await {
         let (stream, peer, slot) = accepted?;
-        let (router, stop) = (router.clone(), stop.clone());
+        let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
         connections.spawn(async move {
-            connection(stream, peer, router, stop).await;
+            greet(stream, tls, peer, router, stop).await;
             drop(slot);
         });
         while let Some(ended) = connections.try_join_next() {
@@ -112,10 +118,30 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+/// Speaks TLS first, where this node has a certificate.
+async fn greet(
+    stream: TcpStream,
+    tls: Option<Arc<tls::Server>>,
+    peer: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, "cannot set TCP_NODELAY: {error}");
     }
+    let Some(tls) = tls else { return connection(stream, peer, router, stop).await };
+    let handshake = TlsAcceptor::from(tls.config()).accept(stream);
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(stream)) => connection(stream, peer, router, stop).await,
+        Ok(Err(error)) => tracing::debug!(%peer, "no TLS: {error}"),
+        Err(_) => tracing::debug!(%peer, "no TLS within {HANDSHAKE_TIMEOUT:?}"),
+    }
+}
+
+async fn connection<S>(stream: S, peer: SocketAddr, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
         router.clone().oneshot(request)
@@ -142,14 +168,14 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, stop: C
 }
 
 /// A stream whose writing fails once it has made no progress for too long.
-struct Stalling {
-    stream: TcpStream,
+struct Stalling<S> {
+    stream: S,
     /// Set while a write waits.
     until: Option<Pin<Box<Sleep>>>,
 }
 
-impl Stalling {
-    fn new(stream: TcpStream) -> Self {
+impl<S> Stalling<S> {
+    fn new(stream: S) -> Self {
         Stalling { stream, until: None }
     }
 
@@ -172,7 +198,7 @@ impl Stalling {
     }
 }
 
-impl AsyncRead for Stalling {
+impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -182,7 +208,7 @@ impl AsyncRead for Stalling {
     }
 }
 
-impl AsyncWrite for Stalling {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -61,25 +61,27 @@ pub use edge::{Edge, Intake, LeftOut, Setup};
 pub use error::Error;
 pub use throttle::Throttle;
 
-use crate::bus::frame;
+use crate::{bus::frame, tls};
 use access::Caller;
 use error::Fault;
 
 /// The largest body that a command may have.
 const MAX_COMMAND: usize = 64 << 10;
 
-/// Serves until `stop`, then lets requests under way finish for a while.
+/// Serves, over TLS where there is a certificate, until `stop`, then lets requests under way finish for a while.
 ///
 /// # Errors
 /// When the listening socket breaks.
 pub async fn run(
     listener: TcpListener,
+    tls: Option<Arc<tls::Server>>,
     edge: Arc<Edge>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let (throttle, timetable) = (edge.throttle.clone(), Arc::clone(&edge));
+    let routes = router(&edge, stop.clone());
     tokio::select! {
-        served = connection::serve(listener, router(&edge, stop.clone()), &edge.metrics, stop) => served,
+        served = connection::serve(listener, tls, routes, &edge.metrics, stop) => served,
         () = throttle.pace() => unreachable!("pacing never ends by itself"),
         () = timetable.follow_timetable() => unreachable!("the timetable never ends by itself"),
     }

@@ -21,4 +21,5 @@ mod proxy;
 mod real_input;
 mod stock_clients;
 mod transfer;
+mod trust;
 mod world;

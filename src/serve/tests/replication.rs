@@ -109,7 +109,7 @@ async fn connect(world: &World) -> (TcpStream, CancellationToken, tokio::task::J
     let (edge, stop) = (Arc::clone(&world.edge), CancellationToken::new());
     let mut server = tokio::task::JoinSet::new();
     let stopped = stop.clone();
-    server.spawn(async move { super::super::run(listener, edge, stopped).await.unwrap() });
+    server.spawn(async move { super::super::run(listener, None, edge, stopped).await.unwrap() });
     (TcpStream::connect(addr).await.unwrap(), stop, server)
 }
 

@@ -1,0 +1,280 @@
+//! Who is let in, on real processes: TLS with certificates made here, tokens, and what they open.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+use crate::world::{DEPSYNC, World, curl, depsync, eventually};
+
+/// A CA of its own, and what it has signed.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    cert: PathBuf,
+}
+
+impl Authority {
+    fn new(world: &World, name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let cert = world.path(&format!("{name}.crt"));
+        fs::write(&cert, params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { issuer: Issuer::new(params, key), cert }
+    }
+
+    /// Replaces the certificate and key of a node, as an operator would.
+    fn sign(&self, folder: &Path) {
+        let key = KeyPair::generate().unwrap();
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "a node");
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        fs::write(folder.join("node.crt"), cert.pem()).unwrap();
+        secret(&folder.join("node.key"), &key.serialize_pem());
+    }
+}
+
+fn secret(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// A daemon that other machines could reach: it has TLS and asks for tokens.
+struct Guarded {
+    folder: PathBuf,
+    ca: PathBuf,
+    port: u16,
+    child: Child,
+}
+
+impl Guarded {
+    /// Starts `run` in a new folder; `config` is what stands behind `listen`, `state_dir` and `[tls]`.
+    fn start(world: &World, authority: &Authority, name: &str, config: &str) -> Self {
+        let folder = world.folder(name);
+        fs::create_dir_all(folder.join("dir")).unwrap();
+        authority.sign(&folder);
+        let ca = authority.cert.clone();
+        let text = format!(
+            "node = \"{name}\"\nlisten = \"0.0.0.0:0\"\nstate_dir = \"state\"\n\
+             [tls]\ncert = \"node.crt\"\nkey = \"node.key\"\nca = \"{}\"\n{config}",
+            ca.display()
+        );
+        fs::write(folder.join("depsync.toml"), text).unwrap();
+        let log = fs::File::create(folder.join("log")).unwrap();
+        let child = Command::new(DEPSYNC)
+            .args(["run", "--config"])
+            .arg(folder.join("depsync.toml"))
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut node = Self { folder, ca, port: 0, child };
+        node.port = eventually("it listens", || {
+            let text = fs::read_to_string(node.folder.join("state/address")).unwrap_or_default();
+            let port = text.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+            port.ok_or_else(|| node.log())
+        });
+        node
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    fn url(&self) -> String {
+        format!("https://localhost:{}", self.port)
+    }
+
+    /// A talking command as the admin of that machine.
+    fn admin(&self, arguments: &[&str]) -> Output {
+        let (url, state) = (self.url(), self.folder.join("state"));
+        let ca = self.ca.to_str().unwrap();
+        let more = ["--url", &url, "--state", state.to_str().unwrap(), "--ca", ca];
+        depsync(&[arguments, &more].concat())
+    }
+
+    /// Makes a token: its id, and the file in which it lies.
+    fn token(&self, name: &str, arguments: &[&str]) -> (String, PathBuf) {
+        let made = self.admin(&[&["token", "create", "--json"], arguments].concat());
+        assert!(made.status.success(), "{made:?}");
+        let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+        let file = self.folder.join(name);
+        secret(&file, made["token"].as_str().unwrap());
+        (made["id"].as_str().unwrap().to_owned(), file)
+    }
+
+    /// The status of a request with a token or none.
+    fn status(&self, token: Option<&Path>, arguments: &[&str], path: &str) -> String {
+        let url = format!("{}{path}", self.url());
+        let header = token.map(|file| {
+            format!("Authorization: Bearer {}", fs::read_to_string(file).unwrap().trim())
+        });
+        let ca = self.ca.to_str().unwrap();
+        let mut all = vec!["--cacert", ca, "-o", "/dev/null", "-w", "%{http_code}"];
+        if let Some(header) = &header {
+            all.extend(["-H", header]);
+        }
+        all.extend(arguments);
+        all.push(&url);
+        String::from_utf8(curl(&all).stdout).unwrap()
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- {}\n{}", self.folder.display(), self.log());
+        }
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+const PRIMARY: &str = "[[feed]]\nname = \"apps\"\ndir = \"dir\"\n";
+
+fn mirror(upstream: &Guarded, token: &Path) -> String {
+    format!(
+        "[region]\nname = \"edge-1\"\n[[feed]]\nname = \"apps\"\nupstream = \"{}\"\n\
+         token_file = \"{}\"\ndir = \"dir\"\n",
+        upstream.url(),
+        token.display()
+    )
+}
+
+fn arrives(region: &Guarded, text: &str) {
+    let path = region.folder.join("dir/a.txt");
+    eventually("the file arrives", || match fs::read_to_string(&path) {
+        Ok(have) if have == text => Ok(()),
+        other => Err(format!("{other:?}\n{}", region.log())),
+    });
+}
+
+#[test]
+fn a_region_with_a_token_mirrors_over_tls_until_the_token_is_revoked() {
+    let world = World::new();
+    let authority = Authority::new(&world, "ca");
+    let hub = Guarded::start(&world, &authority, "hub", PRIMARY);
+    fs::write(hub.folder.join("dir/a.txt"), "one").unwrap();
+    let (id, token) =
+        hub.token("eu", &["--role", "mirror", "--feed", "apps", "--region", "edge-*"]);
+    let region = Guarded::start(&world, &authority, "eu", &mirror(&hub, &token));
+    arrives(&region, "one");
+
+    // Exchanged: the second is in the file before the first is revoked.
+    let (second, other) = hub.token("eu-2", &["--role", "mirror", "--region", "edge-1"]);
+    fs::rename(&other, &token).unwrap();
+    assert!(hub.admin(&["token", "revoke", &id]).status.success());
+    fs::write(hub.folder.join("dir/a.txt"), "two").unwrap();
+    arrives(&region, "two");
+
+    assert!(hub.admin(&["token", "revoke", &second]).status.success());
+    eventually("the region says that it is not let in", || {
+        if region.log().contains("does not accept our token") { Ok(()) } else { Err(region.log()) }
+    });
+    let nodes = hub.admin(&["nodes"]);
+    assert!(nodes.status.success(), "{nodes:?}");
+}
+
+#[test]
+fn a_stolen_mirror_token_writes_nothing_and_reads_no_other_feed() {
+    let world = World::new();
+    let authority = Authority::new(&world, "ca");
+    let other = "[[feed]]\nname = \"other\"\ndir = \"second\"\n";
+    fs::create_dir_all(world.folder("hub").join("second")).unwrap();
+    let hub = Guarded::start(&world, &authority, "hub", &format!("{PRIMARY}{other}"));
+    fs::write(hub.folder.join("dir/a.txt"), "one").unwrap();
+    let (_, stolen) =
+        hub.token("stolen", &["--role", "mirror", "--feed", "apps", "--region", "eu"]);
+    eventually("the file is committed", || {
+        match hub.status(Some(&stolen), &[], "/v1/feeds/apps/files/a.txt").as_str() {
+            "200" => Ok(()),
+            status => Err(status.to_owned()),
+        }
+    });
+    for (arguments, path, expected) in [
+        (&["-T", "/etc/hostname"][..], "/v1/feeds/apps/files/b.txt", "403"),
+        (&["-X", "DELETE"], "/v1/feeds/apps/files/a.txt", "403"),
+        (&["-X", "POST"], "/v1/feeds/apps/sync", "403"),
+        (&["-X", "POST"], "/v1/tokens", "403"),
+        (&[], "/v1/tokens", "403"),
+        (&[], "/v1/feeds/other/files/a.txt", "403"),
+        (&[], "/v1/feeds/other/packs/0..1", "403"),
+        (&[], "/git/other.git/info/refs?service=git-upload-pack", "403"),
+        (&[], "/v1/runs", "403"),
+        (&[], "/v1/feeds/apps", "200"),
+    ] {
+        assert_eq!(hub.status(Some(&stolen), arguments, path), expected, "{path}");
+        let nobody = hub.status(None, arguments, path);
+        assert_eq!(nobody, "401", "{path} without a token");
+    }
+    assert_eq!(hub.status(None, &[], "/livez"), "200");
+    assert_eq!(fs::read_dir(hub.folder.join("dir")).unwrap().count(), 1);
+
+    // It names the region eu: it is not good for another one.
+    let thief = Guarded::start(&world, &authority, "thief", &mirror(&hub, &stolen));
+    eventually("it is turned away", || {
+        if thief.log().contains("does not accept our token") { Ok(()) } else { Err(thief.log()) }
+    });
+    assert_eq!(fs::read_dir(thief.folder.join("dir")).unwrap().count(), 0);
+}
+
+#[test]
+fn certificates_are_verified_and_exchanged_while_the_node_runs() {
+    let world = World::new();
+    let authority = Authority::new(&world, "ca");
+    let foreign = Authority::new(&world, "foreign");
+    let hub = Guarded::start(&world, &authority, "hub", PRIMARY);
+    let (_, token) = hub.token("eu", &["--role", "mirror", "--region", "edge-1"]);
+    // A region that believes another CA does not talk to this hub.
+    let stranger = Guarded::start(&world, &foreign, "stranger", &mirror(&hub, &token));
+    eventually("the certificate is refused", || {
+        if stranger.log().contains("certificate") { Ok(()) } else { Err(stranger.log()) }
+    });
+    let url = format!("{}/livez", hub.url());
+    let foreign_ca = foreign.cert.to_str().unwrap();
+    assert!(!curl(&["--cacert", foreign_ca, &url]).status.success());
+    let plain = url.replace("https", "http");
+    assert!(!curl(&["-f", &plain]).status.success(), "nothing is served without TLS");
+
+    foreign.sign(&hub.folder);
+    eventually("the new certificate is in force", || {
+        let answer = curl(&["-f", "--cacert", foreign_ca, &url]);
+        if answer.status.success() { Ok(()) } else { Err(hub.log()) }
+    });
+    secret(&hub.folder.join("node.crt"), "not a certificate");
+    eventually("the bad one is told", || {
+        if hub.log().contains("cannot be used") { Ok(()) } else { Err(hub.log()) }
+    });
+    assert!(curl(&["-f", "--cacert", foreign_ca, &url]).status.success(), "the old one stays");
+}
+
+#[test]
+fn what_is_unsafe_does_not_start() {
+    let world = World::new();
+    let authority = Authority::new(&world, "ca");
+    let folder = world.folder("hub");
+    fs::create_dir_all(folder.join("dir")).unwrap();
+    authority.sign(&folder);
+    let config = folder.join("depsync.toml");
+    let listen = "listen = \"0.0.0.0:0\"\nstate_dir = \"state\"\n";
+    for (tls, mode, expected) in [
+        ("", 0o600, "name a certificate in [tls]"),
+        ("[tls]\ncert = \"node.crt\"\n", 0o600, "name both cert and key"),
+        ("[tls]\ncert = \"none.crt\"\nkey = \"node.key\"\n", 0o600, "none.crt cannot be read"),
+        ("[tls]\ncert = \"node.crt\"\nkey = \"node.key\"\n", 0o644, "chmod 600"),
+        ("[tls]\ncert = \"node.key\"\nkey = \"node.key\"\n", 0o600, "no certificate in PEM"),
+    ] {
+        fs::set_permissions(folder.join("node.key"), fs::Permissions::from_mode(mode)).unwrap();
+        fs::write(&config, format!("{listen}{tls}{PRIMARY}")).unwrap();
+        let output = depsync(&["run", "--config", config.to_str().unwrap()]);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{tls}: {text}");
+        assert!(text.contains(expected), "{tls}: {text}");
+    }
+}
