@@ -77,12 +77,19 @@ impl Client {
     pub(super) fn new(connection: &Connection) -> Result<Self> {
         let base = Url::parse(connection.url.as_str())?;
         let token = token(connection, &base)?;
-        Ok(Self { http: http(None, connection.ca.as_deref())?, base, token })
+        Ok(Self { http: http(None, connection.ca.as_deref(), STALL_TIMEOUT)?, base, token })
+    }
+
+    /// A client of requests that the node may take this long to answer, besides.
+    pub(super) fn patient(connection: &Connection, more: Duration) -> Result<Self> {
+        let http = http(None, connection.ca.as_deref(), STALL_TIMEOUT + more)?;
+        Ok(Self { http, ..Self::new(connection)? })
     }
 
     /// A client of a node that asks for no token, which sees it come from this address.
     pub(super) fn from_address(address: IpAddr, base: &BaseUrl) -> Result<Self> {
-        Ok(Self { http: http(Some(address), None)?, base: Url::parse(base.as_str())?, token: None })
+        let http = http(Some(address), None, STALL_TIMEOUT)?;
+        Ok(Self { http, base: Url::parse(base.as_str())?, token: None })
     }
 
     /// Absolute URL of a path and query on this node.
@@ -186,13 +193,13 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 /// A client that follows no redirect by itself, and leaves proxies out: nodes are near.
-fn http(from: Option<IpAddr>, ca: Option<&Path>) -> Result<reqwest::Client> {
+fn http(from: Option<IpAddr>, ca: Option<&Path>, stall: Duration) -> Result<reqwest::Client> {
     // A second one would only be refused.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(tls::client(None, ca)?)
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(STALL_TIMEOUT)
+        .read_timeout(stall)
         .redirect(Policy::none())
         .no_proxy()
         .local_address(from)

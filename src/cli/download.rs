@@ -1,5 +1,6 @@
 //! Bringing one file: redirects, resuming, checking, and the target replaced in one step.
 //!
+//! What is large comes in pieces, several at once, of exactly one version, and is written in order.
 //! Partial content lies beside the target under the SHA-256 that it is going to have, so whatever
 //! ends a transfer, the next one goes on from there, and never mixes two versions. The target is
 //! replaced by rename after the whole was checked and is durable.
@@ -8,12 +9,14 @@ use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, IsTerminal, Read, Seek, SeekFrom, Write},
+    ops::Range,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::{
     Method, Response, StatusCode, Url,
@@ -22,20 +25,26 @@ use reqwest::{
 use sha2::{Digest, Sha256};
 
 use super::client::{Client, root_cause};
-use crate::model::ObjectId;
+use crate::model::{ObjectId, Oid};
 
 /// How often a transfer that broke off is taken up again without having brought anything.
 const FRUITLESS_TRIES: u32 = 3;
 /// Before the next try, longer from one to the next: a node may be starting again.
 const PAUSE: Duration = Duration::from_millis(300);
+/// What one request asks for, and how many are under way at once: so much is held in memory.
+const PIECE: u64 = 4 << 20;
+const PIECES: usize = 4;
 /// Names of temporary files begin with this; nothing of that name is ever published.
 const PARTIAL: &str = ".depsync-tmp-";
 
 /// One file to bring.
 pub(super) struct Download<'a> {
     pub(super) client: &'a Client,
-    pub(super) url: Url,
+    /// Where it is, the best place first: whoever fails is followed by the next one, in turn.
+    pub(super) urls: Vec<Url>,
     pub(super) to: &'a Path,
+    /// The commit whose version it must be; none: whichever is the newest.
+    pub(super) commit: Option<Oid>,
 }
 
 /// What was brought.
@@ -59,98 +68,203 @@ enum Ended {
 
 impl Download<'_> {
     pub(super) async fn run(&self) -> Result<Done> {
-        let mut partial = self.earlier().await?;
-        let mut fruitless = 0;
+        let mut partial = None;
+        let (mut fruitless, mut turn) = (0, 0);
+        let mut first: Option<anyhow::Error> = None;
         loop {
-            let before = partial.as_ref().map_or(0, |partial| partial.size);
-            match self.transfer(&mut partial).await? {
-                Ended::Whole(done) => return Ok(done),
-                Ended::Broken(error) => {
-                    let after = partial.as_ref().map_or(0, |partial| partial.size);
-                    fruitless = if after > before { 0 } else { fruitless + 1 };
-                    if fruitless == FRUITLESS_TRIES {
-                        let hint = "what was brought is kept; the same command goes on from there";
-                        return Err(error.context(hint));
-                    }
-                    tokio::time::sleep(PAUSE * fruitless).await;
-                }
+            let url = &self.urls[turn % self.urls.len()];
+            if turn == 0 {
+                partial = self.earlier(url).await.unwrap_or_default();
             }
+            let before = partial.as_ref().map_or(0, |partial| partial.size);
+            turn += 1;
+            let error = match self.transfer(url, &mut partial).await {
+                Ok(Ended::Whole(done)) => return Ok(done),
+                Ok(Ended::Broken(error)) => error,
+                // The first question is answered or it is not: the next place is asked, once.
+                Err(error) if turn < self.urls.len() => {
+                    first = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(first.unwrap_or(error)),
+            };
+            let after = partial.as_ref().map_or(0, |partial| partial.size);
+            fruitless = if after > before { 0 } else { fruitless + 1 };
+            if fruitless == FRUITLESS_TRIES {
+                let hint = "what was brought is kept; the same command goes on from there";
+                return Err(error.context(hint));
+            }
+            tokio::time::sleep(PAUSE * fruitless).await;
         }
     }
 
+    /// The SHA-256 of what lies there now.
+    pub(super) async fn promised(&self) -> Result<ObjectId> {
+        let url = self.urls[0].clone();
+        let answer = self.client.send(Method::HEAD, url, |request| request).await?;
+        promised(answer.headers(), answer.url())
+    }
+
     /// What an earlier transfer of the same content left.
-    async fn earlier(&self) -> Result<Option<Partial>> {
+    async fn earlier(&self, url: &Url) -> Result<Option<Partial>> {
         if !has_partials(folder_of(self.to)) {
             return Ok(None);
         }
-        let answer = self.client.send(Method::HEAD, self.url.clone(), |request| request).await?;
-        let sha256 = promised(answer.headers(), &self.url)?;
+        let answer = self.client.send(Method::HEAD, url.clone(), |request| request).await?;
+        let sha256 = promised(answer.headers(), url)?;
         if !partial_path(self.to, &sha256).exists() {
             return Ok(None);
         }
         Partial::open(self.to, sha256).map(Some)
     }
 
-    async fn transfer(&self, partial: &mut Option<Partial>) -> Result<Ended> {
-        let range = partial.as_ref().filter(|partial| partial.size > 0);
-        let range = range
-            .map(|partial| (format!("bytes={}-", partial.size), format!("\"{}\"", partial.sha256)));
-        let answer = self.client.send(Method::GET, self.url.clone(), |request| match &range {
-            Some((range, etag)) => request.header(RANGE, range).header(IF_RANGE, etag),
-            None => request,
-        });
-        let mut answer = match answer.await {
+    async fn transfer(&self, url: &Url, partial: &mut Option<Partial>) -> Result<Ended> {
+        let have = partial.as_ref().map_or(0, |partial| partial.size);
+        let tag = partial.as_ref().filter(|_| have > 0).map(|partial| partial.sha256);
+        let mut answer = match self.piece(url, have..have + PIECE, tag).await {
             Ok(answer) => answer,
-            // The first question is answered or it is not; only what had begun is taken up again.
             Err(error) if partial.is_some() => return Ok(Ended::Broken(error)),
             Err(error) => return Err(error),
         };
+        let commit = header(answer.headers(), "x-depsync-commit").map(ToOwned::to_owned);
+        if let Some(wanted) = self.commit
+            && commit.as_ref().is_some_and(|commit| *commit != wanted.to_string())
+        {
+            return Err(anyhow!("{} has another version meanwhile", answer.url()));
+        }
         let sha256 = promised(answer.headers(), answer.url())?;
-        let goes_on = answer.status() == StatusCode::PARTIAL_CONTENT
-            && partial.as_ref().is_some_and(|partial| partial.sha256 == sha256);
-        if !goes_on {
+        let goes_on = answer.status() == StatusCode::PARTIAL_CONTENT;
+        if !(goes_on && partial.as_ref().is_none_or(|partial| partial.sha256 == sha256)) {
             // Another version than before, or a node that knows no ranges.
             if let Some(stale) = partial.take() {
                 stale.discard()?;
             }
+            if goes_on && have > 0 {
+                let error = anyhow!("{} sent a part of another version", answer.url());
+                return Ok(Ended::Broken(error));
+            }
+        }
+        if partial.is_none() {
             let mut fresh = Partial::open(self.to, sha256)?;
             fresh.restart()?;
             *partial = Some(fresh);
         }
         let file = partial.as_mut().expect("it goes on, or was made above");
         let resumed_at = file.size;
-        if let Err(error) = receive(&mut answer, file).await {
+        let total = total(&answer, file.size);
+        let bar = progress(file.size, total);
+        let rest = exact(answer.url(), commit.as_deref());
+        let came = match receive(&mut answer, file, &bar).await {
+            Ok(()) => self.rest(&rest, file, total, &bar).await,
+            Err(error) => Err(error),
+        };
+        bar.finish_and_clear();
+        if let Err(error) = came {
             return Ok(Ended::Broken(error));
         }
-        let done = Done {
-            bytes: file.size,
-            sha256,
-            from: answer.url().origin().ascii_serialization(),
-            resumed_at,
-            commit: header(answer.headers(), "x-depsync-commit").map(ToOwned::to_owned),
-        };
+        let from = answer.url().origin().ascii_serialization();
+        let done = Done { bytes: file.size, sha256, from, resumed_at, commit };
         let whole = partial.take().expect("it was filled above");
         whole.finish(self.to)?;
         Ok(Ended::Whole(done))
     }
+
+    /// Asks for a piece of a file, of this content only where some of it is here.
+    async fn piece(&self, url: &Url, bytes: Range<u64>, tag: Option<ObjectId>) -> Result<Response> {
+        let range = format!("bytes={}-{}", bytes.start, bytes.end - 1);
+        let sent = self.client.send(Method::GET, url.clone(), |request| {
+            let request = request.header(RANGE, &range);
+            match tag {
+                Some(tag) => request.header(IF_RANGE, format!("\"{tag}\"")),
+                None => request,
+            }
+        });
+        sent.await
+    }
+
+    /// Brings what is missing after the first piece, several at once, and writes them in order.
+    async fn rest(
+        &self,
+        url: &Url,
+        file: &mut Partial,
+        total: Option<u64>,
+        bar: &ProgressBar,
+    ) -> Result<()> {
+        let Some(total) = total else { return Ok(()) };
+        let (begin, sha256) = (file.size, file.sha256);
+        let starts = (begin..total).step_by(usize::try_from(PIECE)?);
+        let pieces = futures_util::stream::iter(starts).map(async |start| {
+            let bytes = start..(start + PIECE).min(total);
+            let answer = self.piece(url, bytes.clone(), Some(sha256)).await?;
+            whole_piece(answer, sha256, bytes.end - bytes.start).await
+        });
+        let mut pieces = std::pin::pin!(pieces.buffered(PIECES));
+        while let Some(piece) = pieces.next().await {
+            let piece = piece?;
+            file.write(&piece)?;
+            bar.inc(piece.len() as u64);
+        }
+        if file.size < total {
+            bail!("the transfer broke off at {}", file.size);
+        }
+        Ok(())
+    }
 }
 
-async fn receive(answer: &mut Response, file: &mut Partial) -> Result<()> {
-    let total = answer.content_length().map(|rest| file.size + rest);
-    let bar = progress(file.size, total);
-    loop {
-        let chunk = answer.chunk().await;
-        let chunk =
-            chunk.map_err(|error| anyhow!("the transfer broke off: {}", root_cause(&error)))?;
-        let Some(chunk) = chunk else { break };
+/// The size of the whole file, where the answer says it.
+fn total(answer: &Response, have: u64) -> Option<u64> {
+    let range = header(answer.headers(), "content-range");
+    let total = range.and_then(|range| range.rsplit('/').next()?.parse().ok());
+    total.or_else(|| answer.content_length().map(|rest| have + rest))
+}
+
+/// The address of exactly the version that an answer from `url` brought: a release in between must
+/// not mix two. One that names its version already stays as it is.
+fn exact(url: &Url, commit: Option<&str>) -> Url {
+    let mut exact = url.clone();
+    let parts: Vec<&str> = url.path().splitn(6, '/').collect();
+    if let (["", "v1", "feeds", feed, "files", path], Some(commit)) = (&parts[..], commit)
+        && commit.parse::<Oid>().is_ok()
+    {
+        exact.set_path(&format!("/v1/feeds/{feed}/at/{commit}/{path}"));
+        exact.set_query(None);
+    }
+    exact
+}
+
+async fn whole_piece(mut answer: Response, sha256: ObjectId, length: u64) -> Result<Vec<u8>> {
+    let same = promised(answer.headers(), answer.url())? == sha256;
+    if answer.status() != StatusCode::PARTIAL_CONTENT || !same {
+        bail!("{} has another version meanwhile", answer.url());
+    }
+    let mut piece = Vec::with_capacity(usize::try_from(length)?);
+    while let Some(chunk) = next_chunk(&mut answer).await? {
+        if (piece.len() + chunk.len()) as u64 > length {
+            bail!("{} sent more than it was asked for", answer.url());
+        }
+        piece.extend_from_slice(&chunk);
+    }
+    if (piece.len() as u64) < length {
+        bail!("the transfer broke off");
+    }
+    Ok(piece)
+}
+
+async fn receive(answer: &mut Response, file: &mut Partial, bar: &ProgressBar) -> Result<()> {
+    let end = answer.content_length().map(|rest| file.size + rest);
+    while let Some(chunk) = next_chunk(answer).await? {
         file.write(&chunk)?;
         bar.inc(chunk.len() as u64);
     }
-    bar.finish_and_clear();
-    match total {
-        Some(total) if file.size < total => bail!("the transfer broke off at {}", file.size),
+    match end {
+        Some(end) if file.size < end => bail!("the transfer broke off at {}", file.size),
         _ => Ok(()),
     }
+}
+
+async fn next_chunk(answer: &mut Response) -> Result<Option<bytes::Bytes>> {
+    let chunk = answer.chunk().await;
+    chunk.map_err(|error| anyhow!("the transfer broke off: {}", root_cause(&error)))
 }
 
 /// A bar where somebody watches.

@@ -21,6 +21,7 @@ fn unreadable(error: &clap::Error) -> ExitCode {
 
 #[cfg(test)]
 mod download_tests;
+mod get;
 mod history;
 mod serve;
 mod status;
@@ -79,8 +80,8 @@ enum Command {
     Approve(control::ApproveArgs),
     /// Put back what held deletions removed
     Reject(control::RejectArgs),
-    /// Download a file of a feed
-    Get(transfer::GetArgs),
+    /// Download a file or a folder of a feed
+    Get(get::GetArgs),
     /// Upload a file into a feed
     Put(transfer::PutArgs),
     /// Remove a file from a feed

@@ -60,6 +60,23 @@ impl FromStr for FeedPath {
     }
 }
 
+/// `FEED/PATH`, or `FEED` for all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FeedFolder {
+    pub(super) feed: FeedName,
+    pub(super) path: RelPath,
+}
+
+impl FromStr for FeedFolder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (feed, path) = text.split_once('/').unwrap_or((text, ""));
+        let feed = feed.parse().map_err(|error| format!("{error}"))?;
+        Ok(Self { feed, path: rel_path(path)? })
+    }
+}
+
 impl fmt::Display for FeedPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.feed, self.path)

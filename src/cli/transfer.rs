@@ -1,10 +1,11 @@
-//! `get`, `put` and `rm`: one file of a feed, from or to a node.
+//! `put` and `rm`: one file of a feed, uploaded or removed, and waited for where that is wished.
 //!
-//! What is brought is whole and has the content that the node promised, or the target is untouched.
+//! The content's SHA-256 goes with it, so what arrives is what was sent, or nothing.
 
 use std::{
     fs::File,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -20,86 +21,10 @@ use tokio_util::io::ReaderStream;
 
 use super::{
     client::{Client, Connection, block_on},
-    download::{self, Download},
+    download,
     target::FeedPath,
 };
-use crate::model::{ObjectId, Oid};
-
-/// Arguments of `get`.
-#[derive(Debug, Args)]
-pub(super) struct GetArgs {
-    /// What to bring, as in default/webapps/shop.war
-    #[arg(value_name = "FEED/PATH")]
-    from: FeedPath,
-    /// Where to put it [default: its own name, here]
-    #[arg(long, short, value_name = "FILE")]
-    output: Option<PathBuf>,
-    /// Exactly the version of this commit, 40 hex digits
-    #[arg(long, value_name = "COMMIT")]
-    at: Option<Oid>,
-    /// Ask this node or region, or `primary`, instead of the one that is nearest
-    #[arg(long, value_name = "NAME")]
-    via: Option<String>,
-    /// The resource group of this host, where regions go by these
-    #[arg(long, value_name = "GROUP")]
-    resource_group: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    connection: Connection,
-}
-
-impl GetArgs {
-    pub(super) fn run(self) -> Result<()> {
-        let client = Client::new(&self.connection)?;
-        let target = self.target()?;
-        let download = Download { client: &client, url: self.url(&client)?, to: &target };
-        let done = block_on(download.run())?;
-        if self.json {
-            let answer = json!({
-                "path": target.to_string_lossy(),
-                "bytes": done.bytes,
-                "sha256": done.sha256.to_string(),
-                "from": done.from,
-                "resumed_at": done.resumed_at,
-                "commit": done.commit,
-            });
-            println!("{answer:#}");
-        } else {
-            println!("{}: {} bytes from {}", target.display(), done.bytes, done.from);
-        }
-        Ok(())
-    }
-
-    fn url(&self, client: &Client) -> Result<Url> {
-        let between = self.at.map_or("files/".to_owned(), |commit| format!("at/{commit}/"));
-        let mut url = client.url(&format!("/v1/feeds/{}", self.from.in_url(&between)))?;
-        let wishes = [("via", &self.via), ("resource_group", &self.resource_group)];
-        for (name, value) in wishes {
-            if let Some(value) = value {
-                url.query_pairs_mut().append_pair(name, value);
-            }
-        }
-        Ok(url)
-    }
-
-    fn target(&self) -> Result<PathBuf> {
-        use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
-
-        let name = Path::new(OsStr::from_bytes(self.from.path.name()));
-        let target = match &self.output {
-            None => name.to_owned(),
-            Some(output) if output.is_dir() => output.join(name),
-            Some(output) => output.clone(),
-        };
-        let folder = download::folder_of(&target);
-        if !folder.is_dir() {
-            bail!("{} is not a directory that a file can be put into", folder.display());
-        }
-        Ok(target)
-    }
-}
+use crate::model::ObjectId;
 
 /// Arguments of `put`.
 #[derive(Debug, Args)]
@@ -109,6 +34,8 @@ pub(super) struct PutArgs {
     /// Where it goes, as in default/webapps/shop.war
     #[arg(value_name = "FEED/PATH")]
     to: FeedPath,
+    #[command(flatten)]
+    wait: WaitArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -116,11 +43,43 @@ pub(super) struct PutArgs {
     connection: Connection,
 }
 
+/// What a change is waited for.
+#[derive(Debug, Args)]
+pub(super) struct WaitArgs {
+    /// Wait until it is committed, or verified at every region
+    #[arg(long, value_name = "FOR", num_args = 0..=1, default_missing_value = "regions",
+          value_parser = ["commit", "regions"])]
+    wait: Option<String>,
+    /// How long to wait, as in 60s or 5m
+    #[arg(long, value_name = "TIME", default_value = "60s", requires = "wait")]
+    timeout: String,
+}
+
+impl WaitArgs {
+    /// The longest that a node waits.
+    const LONGEST: Duration = Duration::from_secs(3_600);
+
+    fn client(&self, connection: &Connection) -> Result<Client> {
+        match self.wait {
+            Some(_) => Client::patient(connection, Self::LONGEST),
+            None => Client::new(connection),
+        }
+    }
+
+    fn add_to(&self, mut url: Url) -> Url {
+        if let Some(wait) = &self.wait {
+            url.query_pairs_mut().append_pair("wait", wait).append_pair("timeout", &self.timeout);
+        }
+        url
+    }
+}
+
 impl PutArgs {
     pub(super) fn run(self) -> Result<()> {
-        let client = Client::new(&self.connection)?;
+        let client = self.wait.client(&self.connection)?;
         let (digest, size) = digest_of(&self.file)?;
         let url = client.url(&format!("/v1/feeds/{}", self.to.in_url("files/")))?;
+        let url = self.wait.add_to(url);
         let sent = async {
             // Opened again for each request, since a region sends us on to the primary.
             let body = || {
@@ -176,6 +135,8 @@ pub(super) struct RmArgs {
     /// What to remove, as in default/webapps/shop.war
     #[arg(value_name = "FEED/PATH")]
     path: FeedPath,
+    #[command(flatten)]
+    wait: WaitArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -185,8 +146,9 @@ pub(super) struct RmArgs {
 
 impl RmArgs {
     pub(super) fn run(self) -> Result<()> {
-        let client = Client::new(&self.connection)?;
+        let client = self.wait.client(&self.connection)?;
         let url = client.url(&format!("/v1/feeds/{}", self.path.in_url("files/")))?;
+        let url = self.wait.add_to(url);
         let answer = block_on(client.send(Method::DELETE, url, |request| request))?;
         let held = answer.status() == StatusCode::ACCEPTED;
         if self.json {

@@ -257,7 +257,8 @@ fn describe(file: &Document, headers: &mut HeaderMap) {
 }
 
 impl Edge {
-    async fn look_up(
+    /// What lies at a place of a published commit, and keeps it.
+    pub(super) async fn look_up(
         &self,
         feed: &Arc<Feed>,
         place: document::Place,

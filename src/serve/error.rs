@@ -120,6 +120,11 @@ impl Fault {
         fault
     }
 
+    /// 504: what was waited for did not come.
+    pub(super) fn late(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
+    }
+
     /// 500: a failure here.
     pub(super) fn internal(error: &dyn std::error::Error) -> Self {
         let mut message = error.to_string();

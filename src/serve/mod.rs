@@ -39,6 +39,7 @@ mod target;
 mod throttle;
 mod tokens;
 mod upload;
+mod wait;
 
 #[cfg(test)]
 mod tests;

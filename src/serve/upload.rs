@@ -3,7 +3,11 @@
 //! Whatever fails on the way, a wrong digest or a client that goes away, leaves nothing. Whether a
 //! name may enter the feed is known before the first byte is taken. Publishing is the origin's work.
 
-use std::{io::Write, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json,
@@ -22,8 +26,10 @@ use super::{
     Edge,
     edge::{Feed, Intake},
     error::{Answer, Fault},
+    fleet,
     page::PathField,
     target,
+    wait::{self, Come, Wish},
 };
 use crate::{
     disk::{self, FileKind, Root, Upload},
@@ -43,6 +49,7 @@ pub(super) async fn put(State(edge): State<Arc<Edge>>, request: Request) -> Answ
         return to_upstream(feed, &parts.uri);
     }
     let path = target::path_to_write(tail)?;
+    let wish = Wish::of(&parts.uri)?;
     let root = intake(feed, &path)?;
     let expected = expected_digest(&parts.headers)?;
     if announced(&parts.headers).is_some_and(|size| size > edge.max_upload) {
@@ -61,16 +68,46 @@ pub(super) async fn put(State(edge): State<Arc<Edge>>, request: Request) -> Answ
     edge.blocking.run(move || upload.persist()).await.map_err(|error| refused(&path, &error))?;
     let mut answer = json!(PathField::from(&path));
     answer["sha256"] = Value::from(sha256.to_string());
-    Ok((StatusCode::CREATED, Json(answer)).into_response())
+    let since = Instant::now();
+    if wish == Wish::Nothing {
+        return Ok((StatusCode::CREATED, Json(answer)).into_response());
+    }
+    let change = (&path, Some(sha256));
+    match wait::committed(&edge, feed, change, since + wish.patience(false)).await? {
+        Come::Committed(head) => {
+            let verdict = wish.regions(feed, &head, since).await;
+            if !verdict.is_complete() {
+                return Ok(fleet::told(feed, &head, &verdict));
+            }
+            answer["commit"] = json!(head.commit);
+            answer["verified"] = json!(verdict.verified);
+            answer["excused"] = json!(verdict.excused);
+            Ok((StatusCode::CREATED, Json(answer)).into_response())
+        }
+        Come::Held(reason) => Err(not_yet(&path, &reason)),
+        Come::Unknown => Err(not_yet(&path, &doing(feed))),
+    }
 }
 
-/// `DELETE …/files/{path}`: 204 once the file is gone from the folder.
+/// That a file lies in the folder, and is not published.
+fn not_yet(path: &RelPath, why: &str) -> Fault {
+    Fault::late(format!("\"{path}\" lies in the folder and is not committed yet: {why}"))
+}
+
+/// What the feed is doing, for people.
+fn doing(feed: &Feed) -> String {
+    let state = feed.desk.state.borrow();
+    state.detail.clone().unwrap_or_else(|| format!("the feed is {}", state.state))
+}
+
+/// `DELETE …/files/{path}`: 204 once the file is gone from the folder, 202 when the guard holds that.
 pub(super) async fn delete(State(edge): State<Arc<Edge>>, request: Request) -> Answer {
     let (feed, tail) = edge.below(request.uri())?;
     if !feed.is_primary() {
         return to_upstream(feed, request.uri());
     }
     let path = target::path_to_write(tail)?;
+    let wish = Wish::of(request.uri())?;
     let root = intake(feed, &path)?;
     let target = path.clone();
     let removed = edge.blocking.run(move || match root.stat(&target)? {
@@ -78,9 +115,33 @@ pub(super) async fn delete(State(edge): State<Arc<Edge>>, request: Request) -> A
         _ => root.remove(&target).map(Some),
     });
     match removed.await.map_err(|error| refused(&path, &error))? {
-        Some(true) => Ok(StatusCode::NO_CONTENT.into_response()),
+        Some(true) => removed_from(&edge, feed, &path, wish).await,
         Some(false) => Err(target::no_such_path(path.as_bytes())),
         None => Err(Fault::conflict("a folder lies there; remove the files in it")),
+    }
+}
+
+/// What becomes of a removal whose file is gone from the folder.
+async fn removed_from(edge: &Edge, feed: &Arc<Feed>, path: &RelPath, wish: Wish) -> Answer {
+    let since = Instant::now();
+    match wait::committed(edge, feed, (path, None), since + wish.patience(true)).await? {
+        Come::Committed(head) => {
+            let verdict = wish.regions(feed, &head, since).await;
+            if !verdict.is_complete() {
+                return Ok(fleet::told(feed, &head, &verdict));
+            }
+            Ok(StatusCode::NO_CONTENT.into_response())
+        }
+        Come::Held(reason) => {
+            let mut answer = json!(PathField::from(path));
+            answer["held"] = Value::from(reason);
+            Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+        }
+        Come::Unknown if wish == Wish::Nothing => Ok(StatusCode::NO_CONTENT.into_response()),
+        Come::Unknown => {
+            let (path, doing) = (path.to_text(), doing(feed));
+            Err(Fault::late(format!("the removal of \"{path}\" is not committed yet: {doing}")))
+        }
     }
 }
 

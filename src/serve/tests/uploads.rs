@@ -117,3 +117,64 @@ async fn a_region_sends_writers_to_its_upstream() {
     }
     assert_eq!(names(&world.live()), [""; 0]);
 }
+
+#[tokio::test]
+async fn an_upload_is_waited_for_until_it_is_published() {
+    let world = World::primary();
+    world.publish(&[("other", super::Put::Blob(b"x"))]);
+    let publish = async {
+        while !world.live().join("a.txt").exists() {
+            tokio::task::yield_now().await;
+        }
+        world.publish(&[("a.txt", super::Put::Blob(b"old"))]);
+        world.publish(&[("a.txt", super::Put::Blob(b"new"))])
+    };
+    let put = act(&world, "PUT", "files/a.txt?wait=commit", &[], Body::from("new"));
+    let (answer, commit) = tokio::join!(put, publish);
+    assert_eq!(answer.status(), StatusCode::CREATED);
+    let told: Value = serde_json::from_slice(&body(answer).await).unwrap();
+    assert_eq!(told["commit"], commit.to_string(), "the version that has these bytes");
+
+    let late = act(&world, "PUT", "files/b?wait=commit&timeout=0", &[], Body::from("x")).await;
+    assert_eq!(late.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert!(world.live().join("b").exists());
+    let odd = act(&world, "PUT", "files/c?wait=ever", &[], Body::from("x")).await;
+    assert_eq!(odd.status(), StatusCode::BAD_REQUEST);
+    assert!(!world.live().join("c").exists());
+}
+
+#[tokio::test]
+async fn a_change_that_a_region_lacks_is_named() {
+    let world = World::primary();
+    world.mirror("http://eu.example:7873/");
+    world.publish(&[("a", super::Put::Blob(b"x"))]);
+    let url = "files/a?wait=regions&timeout=0";
+    let answer = act(&world, "PUT", url, &[], Body::from("x")).await;
+    assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
+    let told: Value = serde_json::from_slice(&body(answer).await).unwrap();
+    assert_eq!(told["lacking"][0]["region"], "eu", "{told}");
+}
+
+#[tokio::test]
+async fn a_removal_that_is_held_says_so() {
+    let world = World::primary();
+    world.publish(&[("a", super::Put::Blob(b"x"))]);
+    std::fs::write(world.live().join("a"), "x").unwrap();
+    let hold = async {
+        while world.live().join("a").exists() {
+            tokio::task::yield_now().await;
+        }
+        world.desk.state.send_modify(|state| {
+            state.held = vec![crate::bus::Held {
+                path: crate::model::RelPath::parse(b"a").unwrap(),
+                reason: "its deletion waits".to_owned(),
+                since: crate::sys::now(),
+                decision: true,
+            }];
+        });
+    };
+    let (answer, ()) = tokio::join!(act(&world, "DELETE", "files/a", &[], Body::empty()), hold);
+    assert_eq!(answer.status(), StatusCode::ACCEPTED);
+    let told: Value = serde_json::from_slice(&body(answer).await).unwrap();
+    assert_eq!(told["held"], "its deletion waits");
+}
