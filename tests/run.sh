@@ -44,6 +44,9 @@ need git "is the oracle for repositories" command -v git
 need git-lfs "fetches large files as a stock client does" command -v git-lfs
 need curl "downloads as a compute host does" command -v curl
 need strace "kills the daemon at a chosen system call" command -v strace
+need bindfs "is a file system without events, in a scenario" command -v bindfs
+need dosfstools "makes a file system with coarse times, in a scenario" test -x /usr/sbin/mkfs.vfat
+need e2fsprogs "makes a file system whose times are seconds, in a scenario" test -x /usr/sbin/mkfs.ext4
 need unzip "reads archives, in a sample hook" command -v unzip
 need python3 "reads archives where unzip is missing, in a sample hook" command -v python3
 need openssl "signs, in a sample hook" command -v openssl

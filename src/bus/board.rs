@@ -334,6 +334,8 @@ pub struct State {
     pub deletions: Option<DeletionsHeld>,
     /// At a primary: how often everything was scanned because events were lost.
     pub rescans: u64,
+    /// At a primary: why folders are scanned instead of watched, where that can be mended.
+    pub unwatched: Option<String>,
     /// The last failure, until the work that failed succeeds.
     pub last_error: Option<String>,
 }

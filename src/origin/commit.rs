@@ -252,9 +252,8 @@ impl Session<'_, '_> {
 
     fn remember_all(&mut self, taken: &Taken) {
         let put = taken.put.iter().try_for_each(|(path, cached)| self.cache.put(path, *cached));
-        let removed = taken.removed.iter().try_for_each(|path| {
-            self.cache.forget(path)?;
-            self.cache.forget_below(path)
+        let removed = taken.removed.iter().try_for_each(|(path, was_folder)| {
+            if *was_folder { self.cache.forget_below(path) } else { self.cache.forget(path) }
         });
         if let Err(error) = put.and(removed) {
             tracing::warn!(feed = %self.setup.feed, %error, "files will be read again");
@@ -283,9 +282,7 @@ impl Session<'_, '_> {
             if self.stage.is_empty() {
                 self.nothing_fails();
             }
-            if !std::mem::take(&mut self.watch_failed) && self.watcher.is_some() {
-                self.unwatched = None;
-            }
+            self.count_unwatched();
         }
         if !self.catching_up || self.is_reading() || self.brake != Brake::Off {
             return Ok(());

@@ -349,7 +349,8 @@ impl Session<'_, '_> {
         self.gate.gathering.clear();
         let put = candidate.taken.put.into_iter().map(|(path, _)| path);
         let folders = candidate.prepared.changes().iter().map(|change| change.path.clone());
-        let paths: HashSet<_> = put.chain(candidate.taken.removed).chain(folders).collect();
+        let removed = candidate.taken.removed.into_iter().map(|(path, _)| path);
+        let paths: HashSet<_> = put.chain(removed).chain(folders).collect();
         for path in paths {
             self.touch(&path, Lane::Event);
             if self.settle.is_pending(&path) {

@@ -211,9 +211,11 @@ pub(super) fn fingerprint(stat: &Stat) -> Fingerprint {
 }
 
 /// How far apart two writes must be for the file system to give them different times.
-pub(super) fn grain(coarse_times: bool) -> Duration {
+pub(super) fn grain(coarse_times: bool, stat: &Stat) -> Duration {
+    // Whole seconds are what ext4 keeps in small inodes; elsewhere they come up by chance, rarely.
+    let seconds = coarse_times || stat.ctime.nanos == 0;
     // The kernel's clock for files ticks every 4 ms or 10 ms; vfat keeps steps of 2 s.
-    if coarse_times { Duration::from_secs(2) } else { Duration::from_millis(20) }
+    if seconds { Duration::from_secs(2) } else { Duration::from_millis(20) }
 }
 
 fn mtime(time: SystemTime) -> Mtime {

@@ -72,6 +72,7 @@ impl Session<'_, '_> {
             held: self.held(),
             deletions: self.deletions_held(),
             rescans: self.report.rescans,
+            unwatched: self.unwatched.clone().filter(|_| self.is_watched_in_part()),
             last_error: self.report.last_error.clone().or_else(|| self.broken_hook()),
             ..State::default()
         };

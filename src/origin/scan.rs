@@ -34,6 +34,8 @@ pub(super) struct Scan {
     all: bool,
     all_again: bool,
     began: Option<Instant>,
+    /// Folders that it came to.
+    folders_seen: usize,
     /// Folders that could not be listed.
     pub(super) unreadable: BTreeMap<RelPath, String>,
 }
@@ -47,6 +49,7 @@ impl Scan {
         }
         self.all = true;
         self.began = Some(Instant::now());
+        self.folders_seen = 0;
         self.folders.insert(0, RelPath::root());
     }
 
@@ -74,10 +77,16 @@ impl Scan {
 
     fn next(&mut self) -> Option<RelPath> {
         let next = self.folders.pop();
+        self.folders_seen += usize::from(self.all);
         if self.folders.is_empty() && std::mem::take(&mut self.all_again) {
             self.folders.push(RelPath::root());
         }
         next
+    }
+
+    /// Folders that the last scan of everything came to.
+    pub(super) fn folders_seen(&self) -> usize {
+        self.folders_seen
     }
 
     /// How long a scan of everything took, once it is over.
@@ -138,7 +147,7 @@ impl Session<'_, '_> {
         let Some(watcher) = &self.watcher else { return };
         match watcher.watch(path) {
             Ok(()) | Err(WatchError::Gone { .. }) => {}
-            Err(error) => self.cannot_watch(&error),
+            Err(error) => self.cannot_watch(error),
         }
     }
 
@@ -225,6 +234,6 @@ impl Session<'_, '_> {
         let same_mode = before.meta.mode.is_none_or(|mode| mode == stat.mode);
         same_kind
             && same_mode
-            && cached.counts_for(&fingerprint(stat), grain(self.file_system.coarse_times))
+            && cached.counts_for(&fingerprint(stat), grain(self.file_system.coarse_times, stat))
     }
 }

@@ -66,8 +66,8 @@ pub(super) struct Session<'a, 'scope> {
     pub(super) watcher: Option<Watcher>,
     /// Why some folders have no events.
     pub(super) unwatched: Option<String>,
-    /// A folder could not be watched since the last scan of everything was over.
-    pub(super) watch_failed: bool,
+    /// Why a folder could not be watched since the last scan of everything was over.
+    pub(super) watch_failed: Option<WatchError>,
     pub(super) names: Names,
     /// What is wrong with `.depsyncignore`: the rules before it go on.
     pub(super) bad_ignore: Option<String>,
@@ -149,7 +149,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
             file_system: root.file_system()?,
             watcher: None,
             unwatched: None,
-            watch_failed: false,
+            watch_failed: None,
             names: Names::new(options.profile, b"").expect("our own patterns are sound"),
             bad_ignore: None,
             readers: Readers::start(scope, &reader, origin.wake())?,
@@ -220,17 +220,37 @@ impl<'a, 'scope> Session<'a, 'scope> {
         }
         match Watcher::new(&self.root, self.origin.sink()) {
             Ok(watcher) => self.watcher = Some(watcher),
-            Err(error) => self.cannot_watch(&error),
+            Err(error) => self.cannot_watch(error),
         }
     }
 
     /// Folders without events are scanned, and people are told why.
-    pub(super) fn cannot_watch(&mut self, error: &WatchError) {
-        self.watch_failed = true;
+    pub(super) fn cannot_watch(&mut self, error: WatchError) {
         if self.unwatched.is_none() {
             tracing::warn!(feed = %self.setup.feed, %error, "scanning instead of watching");
+            self.unwatched = Some(error.to_string());
         }
-        self.unwatched = Some(error.to_string());
+        self.watch_failed = Some(error);
+    }
+
+    /// Whether events were wanted and are not to be had: something that somebody can mend.
+    pub(super) fn is_watched_in_part(&self) -> bool {
+        self.unwatched.is_some() && self.setup.options.events && !self.file_system.network
+    }
+
+    /// A scan of everything is over: by now it is known how many folders there are.
+    pub(super) fn count_unwatched(&mut self) {
+        let failed = self.watch_failed.take();
+        let every = self.setup.options.poll;
+        let folders = self.scan.folders_seen();
+        self.unwatched = match failed {
+            Some(WatchError::Limit { sysctl, watched }) => Some(format!(
+                "{watched} of {folders} folders are watched, the rest is scanned every {every:?}: raise the sysctl {sysctl}; this feed alone needs {folders}"
+            )),
+            Some(error) => Some(format!("{error}; it is scanned every {every:?}")),
+            None if self.watcher.is_some() => None,
+            None => return,
+        };
     }
 
     /// Runs until there is a reason to end.

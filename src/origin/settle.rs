@@ -218,7 +218,10 @@ impl Settle {
                     same_since.filter(|(before, _)| *before == seen).map_or(now, |(_, at)| at);
                 known.same_since = Some((seen, since));
                 let left = quiet.saturating_sub(now.saturating_duration_since(since));
-                ("it must be quiet for a while".to_owned(), left.max(FIRST_WAIT))
+                let why = format!(
+                    "whether somebody writes it cannot be known (a lease needs its owner or CAP_LEASE): it must be quiet for {quiet:?}"
+                );
+                (why, left.max(FIRST_WAIT))
             }
             Verdict::Incomplete(seen) => {
                 known.approved = None;

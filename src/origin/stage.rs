@@ -6,8 +6,8 @@
 //! here reads the disk or writes the store.
 
 use std::{
-    cell::OnceCell,
-    collections::{BTreeMap, BTreeSet, HashSet},
+    cell::{OnceCell, RefCell},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::SystemTime,
 };
@@ -24,6 +24,9 @@ use crate::{
 
 /// Hex digits that name a list of deletions: enough to tell one from the next, short to type.
 const LIST_ID_LEN: usize = 10;
+
+/// From this question on a folder of the head is read whole.
+const READ_WHOLE: u32 = 4;
 
 /// What became of a path that was looked at.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,10 +62,21 @@ struct Known {
     size: u64,
 }
 
+/// A folder of the head, read whole once it is asked about again: finding one entry costs as much
+/// as reading all of them.
+#[derive(Default)]
+struct Near {
+    dir: RelPath,
+    asked: u32,
+    entries: Option<HashMap<Vec<u8>, Entry>>,
+}
+
 /// The batch, and what is held back from it.
 pub(super) struct Stage {
     store: Arc<Store>,
     head: Option<Oid>,
+    /// The folder of the head that was asked about last.
+    near: RefCell<Near>,
     keep: Keep,
     changes: BTreeMap<RelPath, Staged>,
     held: BTreeSet<RelPath>,
@@ -91,8 +105,8 @@ pub(super) struct Taken {
     pub(super) deleted: Vec<RelPath>,
     /// Files that it deletes and a person approved.
     pub(super) approved: Vec<RelPath>,
-    /// Paths at which nothing lies any more.
-    pub(super) removed: Vec<RelPath>,
+    /// Paths at which nothing lies any more; true: it was a folder.
+    pub(super) removed: Vec<(RelPath, bool)>,
     /// Bytes of the files put.
     pub(super) bytes: u64,
 }
@@ -106,7 +120,7 @@ impl Taken {
             (Some(_), more) => Some(format!("{} paths", more + 1)),
         };
         let put = one(&mut self.put.iter().map(|(path, _)| path));
-        match (put, one(&mut self.removed.iter())) {
+        match (put, one(&mut self.removed.iter().map(|(path, _)| path))) {
             (None, None) => "Update folders".to_owned(),
             (Some(put), None) => format!("Update {put}"),
             (None, Some(removed)) => format!("Remove {removed}"),
@@ -120,6 +134,7 @@ impl Stage {
         Self {
             store,
             head,
+            near: RefCell::default(),
             keep,
             changes: BTreeMap::new(),
             held: BTreeSet::new(),
@@ -141,7 +156,19 @@ impl Stage {
     /// What the head has at a path.
     pub(super) fn in_head(&self, path: &RelPath) -> Result<Option<Entry>> {
         let Some(head) = self.head else { return Ok(None) };
-        Ok(self.store.entry(head, path)?)
+        let Some(dir) = path.parent() else { return Ok(self.store.entry(head, path)?) };
+        let mut near = self.near.borrow_mut();
+        if near.dir != dir {
+            *near = Near { dir, ..Near::default() };
+        }
+        near.asked += 1;
+        if near.asked < READ_WHOLE {
+            return Ok(self.store.entry(head, path)?);
+        }
+        if near.entries.is_none() {
+            near.entries = Some(self.list_head(&near.dir)?.into_iter().collect());
+        }
+        Ok(near.entries.as_ref().and_then(|entries| entries.get(path.name()).cloned()))
     }
 
     /// What the head has in a folder, by name.
@@ -354,12 +381,13 @@ impl Stage {
                 later.insert(path, staged);
                 continue;
             }
+            let was_folder = !matches!(&staged.lost[..], [(file, _)] if *file == path);
             let approved = staged.lost.extract_if(.., |(file, _)| self.approved.remove(file));
             taken.approved.extend(approved.map(|(file, _)| file));
             taken.deleted.extend(staged.lost.into_iter().map(|(file, _)| file));
             let Some(put) = staged.put else {
                 draft.remove(&path);
-                taken.removed.push(path);
+                taken.removed.push((path, was_folder));
                 continue;
             };
             draft.put(&path, put.entry);
@@ -375,6 +403,7 @@ impl Stage {
     /// The batch was published as this commit.
     pub(super) fn published(&mut self, head: Oid) {
         self.head = Some(head);
+        self.near.take();
     }
 
     pub(super) fn head(&self) -> Option<Oid> {

@@ -93,6 +93,9 @@ fn unwell(state: &FeedState, now: SystemTime) -> Option<String> {
     if let Some(deletions) = &state.deletions {
         return Some(format!("{} deletions wait for approve or reject", deletions.files));
     }
+    if let Some(why) = &state.unwatched {
+        return Some(why.clone());
+    }
     let long = |held: &&Held| now.duration_since(held.since).is_ok_and(|age| age >= PATIENCE);
     let held = state.held.iter().find(long)?;
     Some(format!("\"{}\" waits: {}", held.path, held.reason))
@@ -118,6 +121,10 @@ mod tests {
         assert!(unwell(&alone, start).unwrap().contains("upstream"));
         let failed = FeedState { last_error: Some("disk full".to_owned()), ..primary.clone() };
         assert_eq!(unwell(&failed, start).unwrap(), "disk full");
+
+        let unwatched = Some("raise the sysctl".to_owned());
+        let polled = FeedState { unwatched, ..primary.clone() };
+        assert_eq!(unwell(&polled, start).unwrap(), "raise the sysctl");
 
         let path = RelPath::parse(b"app.war").unwrap();
         let slow = Held { path, reason: "still open".to_owned(), since: start, decision: true };

@@ -94,6 +94,11 @@ impl World {
         self.node(name, &["region"], &more)
     }
 
+    /// A primary that is not yet running; its folder exists.
+    pub fn primary_unstarted(&self, name: &str, more: &[&str]) -> Node {
+        self.node(name, &["primary"], more)
+    }
+
     /// A node that a configuration file describes, not yet running: `keys` stand before the feed's
     /// own, `feed` is the rest of its only feed, whose folder `name` exists.
     pub fn configured(&self, name: &str, keys: &str, feed: &str) -> Node {
@@ -126,6 +131,7 @@ impl World {
             config: None,
             address: None,
             child: None,
+            daemon: PathBuf::from(DEPSYNC),
             wrap: Vec::new(),
         }
     }
@@ -141,6 +147,8 @@ pub struct Node {
     config: Option<PathBuf>,
     address: Option<String>,
     child: Option<Child>,
+    /// The binary, where a user without rights reaches it.
+    pub daemon: PathBuf,
     /// A command that runs the daemon (a tracer that kills it at some system call).
     pub wrap: Vec<String>,
 }
@@ -157,7 +165,7 @@ impl Node {
         let listen = self.address.clone().unwrap_or_else(|| "127.0.0.1:0".to_owned());
         fs::remove_file(self.state.join("address")).ok();
         let mut words: Vec<&OsStr> = self.wrap.iter().map(OsStr::new).collect();
-        words.push(OsStr::new(DEPSYNC));
+        words.push(self.daemon.as_os_str());
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).args(&self.arguments);
         match &self.config {
