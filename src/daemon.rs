@@ -6,6 +6,7 @@
 //! lets running jobs finish, and does not wait for ever.
 
 mod after;
+mod orders;
 mod reload;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, thread, time::Duration};
@@ -24,7 +25,7 @@ use after::After;
 use crate::{
     bus::{self, Board, Desk},
     config::{self, Checkout, FeedSettings, Mirror, Primary, Role, Settings},
-    disk::{self, Aside, Root},
+    disk::{self, Aside, Releases, Root},
     hooks::Hooks,
     ledger::{
         self, Decisions, Ledger,
@@ -214,7 +215,11 @@ impl Node {
         for feed in &self.feeds {
             match &feed.settings.role {
                 Role::Primary(primary) => self.spawn_origin(feed, primary, &mut stages)?,
-                Role::Region(mirror) => self.spawn_replica(feed, mirror, address, &mut stages)?,
+                Role::Region(mirror) => {
+                    self.spawn_replica(feed, mirror, address, &mut stages)?;
+                    let (desk, decisions) = (Arc::clone(&feed.desk), Arc::clone(&self.decisions));
+                    stages.spawn(orders::keep(desk, decisions, stop.clone()));
+                }
             }
             self.after(feed).spawn(&mut stages)?;
             stages.spawn(keep_bindings(
@@ -340,6 +345,7 @@ impl Node {
             state: self.state.feed(&name),
             root: feed.root.clone(),
             keep: Keep::ALL,
+            snapshot: feed.snapshot(&self.state)?,
             adopt: matches!(mirror.checkout, Checkout::InPlace { adopt: true, .. }),
             upstreams: vec![upstream],
             upstream_feed: mirror.upstream_feed.clone(),
@@ -369,7 +375,7 @@ impl Node {
             hooks: feed.hooks(),
             desk: Arc::clone(&feed.desk),
             ledger: Arc::clone(&self.ledger),
-            dir: feed.settings.dir().map(std::path::Path::to_owned),
+            dir: feed.settings.place().map(std::path::Path::to_owned),
             state: self.state.feed(&feed.settings.name),
             label: self.settings.node.clone(),
             region: self.settings.region.clone().filter(|_| !primary),
@@ -402,8 +408,10 @@ impl Feed {
         let root = root.map_err(|source| Error::Directory { feed: feed.clone(), source })?;
         let store = Store::open(&state.feed(&feed));
         let store = Arc::new(store.map_err(|source| Error::Store { feed: feed.clone(), source })?);
-        let bindings = decisions.feed(&feed).bindings;
-        let desk = Arc::new(Desk::new(feed, store, bindings));
+        let decided = decisions.feed(&feed);
+        let orders = orders::kept(&decided, &store);
+        let desk = Arc::new(Desk::new(feed, store, decided.bindings));
+        desk.orders.send_replace(orders);
         Ok(Self { settings: settings.clone(), desk, root })
     }
 
@@ -425,6 +433,21 @@ impl Feed {
             tracing::info!(%feed, files, bytes, "dropped what had lain aside for long");
         }
         Ok(())
+    }
+
+    /// The releases of a feed that is checked out so.
+    fn snapshot(&self, state: &StateDir) -> Result<Option<replica::Snapshot>, Error> {
+        let Role::Region(Mirror {
+            checkout: Checkout::Snapshot { link, releases, hard_link }, ..
+        }) = &self.settings.role
+        else {
+            return Ok(None);
+        };
+        let feed = self.settings.name.clone();
+        let opened = Releases::open(&state.feed(&feed).join("releases"), link);
+        let opened = opened.map_err(|source| Error::Directory { feed, source })?;
+        let (link, keep) = (link.clone(), *releases);
+        Ok(Some(replica::Snapshot { releases: opened, link, keep, hard_link: *hard_link }))
     }
 
     fn hooks(&self) -> Hooks {

@@ -228,6 +228,7 @@ impl Mirror {
             state: self.state.path().to_owned(),
             root: Some(Arc::new(Root::open(self.dir.path()).unwrap())),
             keep: KEEP,
+            snapshot: None,
             adopt: self.adopt,
             upstreams: vec![format!("http://{}", self.upstream).parse().unwrap()],
             upstream_feed: self.feed.parse().unwrap(),

@@ -18,7 +18,7 @@ use crate::{
         report::Report,
         roster::{Caller, Follower, Reach, RegionNode, Roster},
     },
-    model::{Bindings, FeedName, Head, NodeId, Oid, RegionName, RelPath, Target},
+    model::{Bindings, FeedName, Head, NodeId, Oid, Orders, RegionName, RelPath, Target},
     store::{Published, Store},
 };
 
@@ -105,6 +105,8 @@ pub struct Desk {
     pub hooks: watch::Sender<BTreeMap<&'static str, String>>,
     /// How far a fetch of this node's is; none while there is none.
     pub progress: watch::Sender<Option<Progress>>,
+    /// Pins and revocations: the owning stage's decisions, or what the upstream last said.
+    pub orders: watch::Sender<Orders>,
     /// Which node serves which region; whoever assembles the node keeps it across restarts.
     pub bindings: watch::Sender<Bindings>,
     /// Who is to stay where it is; whoever assembles the node keeps it across restarts.
@@ -132,6 +134,7 @@ impl Desk {
             profile: watch::Sender::default(),
             hooks: watch::Sender::default(),
             progress: watch::Sender::default(),
+            orders: watch::Sender::default(),
             bindings: watch::Sender::new(bindings.clone()),
             paused: watch::Sender::default(),
             changes: watch::Sender::default(),
@@ -396,6 +399,40 @@ pub enum Request {
         /// Where the answer goes.
         answer: Answer,
     },
+    /// The primary: bring an older state back, as a new commit, and freeze the feed.
+    Rollback {
+        /// The commit whose tree is brought back.
+        commit: Oid,
+        /// Who asks, for those who wonder.
+        by: String,
+        /// Where the answer goes.
+        answer: Answer,
+    },
+    /// The primary: keep nodes at a commit.
+    Pin {
+        /// Which.
+        commit: Oid,
+        /// Whom.
+        target: Target,
+        /// Who asks, for those who wonder.
+        by: String,
+        /// Where the answer goes.
+        answer: Answer,
+    },
+    /// The primary: let them go to the newest again.
+    Unpin {
+        /// Whom.
+        target: Target,
+        /// Where the answer goes.
+        answer: Answer,
+    },
+    /// The primary: a commit that nobody checks out any more.
+    Revoke {
+        /// Which.
+        commit: Oid,
+        /// Where the answer goes.
+        answer: Answer,
+    },
 }
 
 /// What is let pass.
@@ -419,7 +456,11 @@ impl Request {
             | Request::Hold { answer, .. }
             | Request::Release(answer)
             | Request::Approve(_, answer)
-            | Request::Reject { answer, .. } => answer,
+            | Request::Reject { answer, .. }
+            | Request::Rollback { answer, .. }
+            | Request::Pin { answer, .. }
+            | Request::Unpin { answer, .. }
+            | Request::Revoke { answer, .. } => answer,
         };
         // Whoever asked may have gone.
         let _ = answer.send(Err(why.to_owned()));

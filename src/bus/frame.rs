@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::report::Below;
-use crate::model::{FeedName, Head, Label, NodeId, Oid, RegionName};
+use crate::model::{FeedName, Head, Label, NodeId, Oid, Orders, RegionName};
 
 /// The WebSocket subprotocol.
 pub const SUBPROTOCOL: &str = "depsync.v1";
@@ -147,6 +147,9 @@ pub struct Welcome {
     /// Over how many milliseconds the followers are to spread their fetches.
     #[serde(default)]
     pub spread_ms: u64,
+    /// Pins and revocations, for it and for the nodes below it.
+    #[serde(default, skip_serializing_if = "Orders::is_empty")]
+    pub orders: Orders,
     /// What the follower's operator should know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
@@ -181,6 +184,9 @@ pub struct Heartbeat {
     /// As in the welcome.
     #[serde(default)]
     pub spread_ms: u64,
+    /// As in the welcome.
+    #[serde(default, skip_serializing_if = "Orders::is_empty")]
+    pub orders: Orders,
 }
 
 /// The follower's sign of life.
@@ -482,7 +488,8 @@ mod tests {
                 head: None,
                 standing: Standing::Mirror,
                 paused: false,
-                spread_ms: 0
+                spread_ms: 0,
+                orders: Orders::default(),
             })
         );
     }

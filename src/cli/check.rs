@@ -51,6 +51,9 @@ fn role(feed: &FeedSettings) -> String {
         Role::Primary(primary) => format!("primary of {}", primary.dir.display()),
         Role::Region(Mirror { upstream, upstream_feed, checkout, .. }) => {
             let to = match checkout {
+                Checkout::Snapshot { link, .. } => {
+                    format!("as releases, shown at {}", link.display())
+                }
                 Checkout::InPlace { dir, .. } => format!("to {}", dir.display()),
                 Checkout::None => "without a checkout".to_owned(),
             };

@@ -25,8 +25,13 @@ pub(super) struct FeedCommandArgs {
 impl FeedCommandArgs {
     /// Asks for the action, and says what is done then.
     pub(super) fn run(self, action: &str, done: &str) -> Result<()> {
+        self.ask(action, &json!({}), done)
+    }
+
+    /// The same with what the action takes.
+    pub(super) fn ask(&self, action: &str, body: &Value, done: &str) -> Result<()> {
         let client = Client::new(&self.connection)?;
-        let answer = block_on(client.post(&self.feed.api_of(action), &json!({})))?;
+        let answer = block_on(client.post(&self.feed.api_of(action), body))?;
         self.say(&answer, done);
         Ok(())
     }

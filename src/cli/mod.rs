@@ -23,6 +23,7 @@ fn unreadable(error: &clap::Error) -> ExitCode {
 mod download_tests;
 mod get;
 mod history;
+mod orders;
 mod serve;
 mod status;
 mod table;
@@ -82,6 +83,14 @@ enum Command {
     Reject(control::RejectArgs),
     /// Download a file or a folder of a feed
     Get(get::GetArgs),
+    /// Bring an older state back, as a new commit, and freeze the feed until `release`
+    Rollback(orders::CommitArgs),
+    /// Keep nodes at a commit
+    Pin(orders::PinArgs),
+    /// Let pinned nodes go to the newest commit again
+    Unpin(orders::UnpinArgs),
+    /// Take a commit out of use: nobody checks it out, or is given it, any more
+    Revoke(orders::CommitArgs),
     /// Upload a file into a feed
     Put(transfer::PutArgs),
     /// Remove a file from a feed
@@ -110,6 +119,12 @@ impl Command {
             Command::Release(args) => args.run("release", "released")?,
             Command::Approve(args) => args.run()?,
             Command::Reject(args) => args.run()?,
+            Command::Rollback(args) => {
+                args.run("rollback", "rolled back, and frozen until `depsync release`")?;
+            }
+            Command::Pin(args) => args.run()?,
+            Command::Unpin(args) => args.run()?,
+            Command::Revoke(args) => args.run("revoke", "revoked")?,
             Command::Get(args) => args.run()?,
             Command::Put(args) => args.run()?,
             Command::Rm(args) => args.run()?,

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Error, FeedSettings, Role, Settings,
+    Checkout, Error, FeedSettings, Mirror, Role, Settings,
     fault::{Fault, Source},
     region_xml,
 };
@@ -26,6 +26,7 @@ pub(super) fn checked(mut settings: Settings, source: &Source<'_>) -> Result<Set
         faults.extend(dirs[..at].iter().find_map(|earlier| dir.clash(earlier)));
     }
     faults.extend(dirs.iter().filter_map(Watched::hooks_fault));
+    faults.extend(settings.feeds.iter().filter_map(link_fault));
     match region_table(&settings) {
         Ok(table) => settings.region_table = table,
         Err(fault) => faults.push(fault),
@@ -108,6 +109,25 @@ impl<'a> Watched<'a> {
         };
         Some(Fault::new("dir", message))
     }
+}
+
+/// The link to a release is made by us: only what is none, or nothing, may lie there.
+fn link_fault(feed: &FeedSettings) -> Option<Fault> {
+    let Role::Region(Mirror { checkout: Checkout::Snapshot { link, .. }, .. }) = &feed.role else {
+        return None;
+    };
+    let (path, feed) = (link.display(), &feed.name);
+    if !link.parent().is_some_and(Path::is_dir) {
+        let message = format!("the folder in which {path} of feed \"{feed}\" lies does not exist");
+        return Some(Fault::new("dir", format!("{message}; make it first")));
+    }
+    let found = link.symlink_metadata().ok().filter(|found| !found.is_symlink())?;
+    let what = if found.is_dir() { "a directory" } else { "a file" };
+    let message = format!(
+        "{path} of feed \"{feed}\" is {what}, and a link to the current release belongs there; move \
+         it away, or name another path"
+    );
+    Some(Fault::new("dir", message))
 }
 
 fn state_fault(state: &Path, dirs: &[Watched<'_>]) -> Option<Fault> {

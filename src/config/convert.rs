@@ -273,13 +273,15 @@ impl TryFrom<file::Feed> for FeedSettings {
     fn try_from(raw: file::Feed) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();
         let name: FeedName = faults.parse("name", raw.name.as_ref()).unwrap_or_default();
-        let in_place = checkout(raw.checkout.as_ref(), &mut faults);
+        let way = way(raw.checkout.as_ref(), &mut faults);
+        let releases = releases(raw.releases.as_ref(), &mut faults);
+        let hard_link = raw.link;
         let upstream: Option<BaseUrl> = faults.parse("upstream", raw.upstream.as_ref());
         let mirrored = raw.upstream.is_some();
         let hooks = raw.hooks.clone().map(Spanned::into_inner);
         let dir = raw.dir.clone().map(Spanned::into_inner);
         let token_file = raw.token_file.clone().map(Spanned::into_inner);
-        if dir.is_none() && (in_place || !mirrored) {
+        if dir.is_none() && (way != Way::None || !mirrored) {
             let message = format!("feed \"{name}\" has no dir, its deployment directory");
             faults.0.push(Fault::missing("dir", message).near(raw.name.as_ref()));
         }
@@ -288,8 +290,11 @@ impl TryFrom<file::Feed> for FeedSettings {
             .parse("upstream_feed", raw.upstream_feed.as_ref())
             .unwrap_or_else(|| name.clone());
         let primary = faults.section(Primary::try_from((raw, dir.clone())));
-        let checkout =
-            if in_place { Checkout::InPlace { dir, adopt: false } } else { Checkout::None };
+        let checkout = match way {
+            Way::InPlace => Checkout::InPlace { dir, adopt: false },
+            Way::Snapshot => Checkout::Snapshot { link: dir, releases, hard_link },
+            Way::None => Checkout::None,
+        };
         let role = match upstream {
             Some(upstream) => {
                 Some(Role::Region(Mirror { upstream, upstream_feed, token_file, checkout }))
@@ -303,14 +308,37 @@ impl TryFrom<file::Feed> for FeedSettings {
     }
 }
 
-/// Whether a mirrored feed is checked out in its directory.
-fn checkout(value: Option<&Spanned<String>>, faults: &mut Faults) -> bool {
+/// The ways to check a mirrored feed out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    InPlace,
+    Snapshot,
+    None,
+}
+
+fn way(value: Option<&Spanned<String>>, faults: &mut Faults) -> Way {
     let known = |text: &String| match text.as_str() {
-        "in-place" => Ok(true),
-        "none" => Ok(false),
-        _ => Err(format!("\"{text}\" is not a way to check out; there are in-place and none")),
+        "in-place" => Ok(Way::InPlace),
+        "snapshot" => Ok(Way::Snapshot),
+        "none" => Ok(Way::None),
+        _ => {
+            let all = "in-place, snapshot and none";
+            Err(format!("\"{text}\" is not a way to check out; there are {all}"))
+        }
     };
-    faults.read("checkout", value, known).unwrap_or(true)
+    faults.read("checkout", value, known).unwrap_or(Way::InPlace)
+}
+
+/// How many releases are kept unless the feed says otherwise, and at most.
+const RELEASES: usize = 5;
+const MOST_RELEASES: u64 = 1_000;
+
+fn releases(value: Option<&Spanned<u64>>, faults: &mut Faults) -> usize {
+    let known = |count: &u64| match count {
+        1..=MOST_RELEASES => Ok(usize::try_from(*count).unwrap_or(RELEASES)),
+        _ => Err(format!("{count} is not between 1 and {MOST_RELEASES}")),
+    };
+    faults.read("releases", value, known).unwrap_or(RELEASES)
 }
 
 impl TryFrom<(file::Feed, PathBuf)> for Primary {

@@ -101,6 +101,8 @@ pub(super) struct Feed {
     pub(super) upstream_feed: Value<String>,
     pub(super) token_file: Value<PathBuf>,
     pub(super) checkout: Value<String>,
+    pub(super) releases: Value<u64>,
+    pub(super) link: bool,
 }
 
 /// Names of what is kept besides the content.

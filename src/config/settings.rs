@@ -93,6 +93,15 @@ impl FeedSettings {
             Role::Region(_) => None,
         }
     }
+
+    /// Where its files are seen: the deployment directory, or the link to the current release.
+    #[must_use]
+    pub fn place(&self) -> Option<&Path> {
+        match &self.role {
+            Role::Region(Mirror { checkout: Checkout::Snapshot { link, .. }, .. }) => Some(link),
+            _ => self.dir(),
+        }
+    }
 }
 
 /// What this node is to a feed.
@@ -145,6 +154,15 @@ pub enum Checkout {
         dir: PathBuf,
         /// Move aside what lies there and differs, instead of stopping.
         adopt: bool,
+    },
+    /// Each version into a folder of its own, shown by a link that is switched.
+    Snapshot {
+        /// Where the link lies.
+        link: PathBuf,
+        /// How many releases are kept.
+        releases: usize,
+        /// Whether files that are the same in two releases are one file.
+        hard_link: bool,
     },
     /// Nowhere: history and objects only.
     None,

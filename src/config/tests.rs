@@ -112,8 +112,8 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("", "metadata = [\"acl\"]", "depsync.toml:5: metadata: \"acl\" cannot be kept"),
     (
         "",
-        "checkout = \"snapshot\"",
-        "depsync.toml:5: checkout: \"snapshot\" is not a way to check out",
+        "checkout = \"sideways\"",
+        "depsync.toml:5: checkout: \"sideways\" is not a way to check out",
     ),
     (
         "region.name = \"eu\"",

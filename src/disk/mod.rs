@@ -11,6 +11,7 @@ mod journal;
 mod judge;
 mod metadata;
 mod place;
+mod releases;
 mod root;
 mod stage;
 mod sweep;
@@ -30,6 +31,7 @@ pub use compare::{Contact, Mismatch, compare, holds, verify};
 pub use journal::{Unfinished, unfinished};
 pub use metadata::{FileKind, Stat};
 pub use place::place;
+pub use releases::{Building, LinkFrom, Releases};
 pub use root::{Root, RootId, is_temporary, lock_file};
 pub use sweep::Swept;
 pub use upload::Upload;
@@ -77,6 +79,14 @@ pub enum Error {
         /// What the system answers.
         source: io::Error,
     },
+    /// Something else lies where the link to a release belongs.
+    #[error("{what} lies at {}, where the link to the current release belongs; move it away, or name another path", path.display())]
+    Occupied {
+        /// Where the link belongs.
+        path: PathBuf,
+        /// What lies there.
+        what: String,
+    },
     /// A journal that is not ours to read.
     #[error("the journal {} cannot be read: {reason}; compare the whole directory, then remove it", path.display())]
     Journal {
@@ -95,7 +105,7 @@ impl Error {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Error::Open { .. } | Error::Io { .. } => Class::Transient,
+            Error::Open { .. } | Error::Io { .. } | Error::Occupied { .. } => Class::Transient,
             Error::Locked { .. } | Error::Journal { .. } => Class::Fatal,
         }
     }

@@ -48,6 +48,21 @@ pub fn place(p: &Placing<'_>) -> Result<Placed> {
     done.map(|()| work.placed)
 }
 
+/// Fills a folder that nobody sees yet: as [`place`], without a journal and without making anything
+/// durable, which is left to the caller.
+///
+/// # Errors
+/// When nothing can be written. Faults of single paths are in the answer.
+pub(super) fn build(p: &Placing<'_>) -> Result<Placed> {
+    let mut go_on = || Ok(());
+    let mut work = Work::new(p, &mut go_on)?;
+    let done = work
+        .stage(|_| Ok(()))
+        .and_then(|ops| work.commit(ops).map_err(Error::io("fill", p.root.path())));
+    work.clear();
+    done.map(|()| work.placed)
+}
+
 struct Work<'a> {
     p: &'a Placing<'a>,
     pulse: Pulse<'a>,
@@ -86,27 +101,34 @@ impl<'a> Work<'a> {
 
     fn run(&mut self) -> Result<()> {
         let root = self.p.root.path();
-        let staged = self.stage.fill(self.pulse);
-        let staged = staged.and_then(|()| self.stage.sync().map_err(Error::io("sync", root)));
-        let batch = std::mem::take(&mut self.stage.batch);
-        self.placed.faults = batch.faults;
-        self.placed.notes = batch.notes;
-        self.temporaries = batch.temporaries;
-        staged?;
-
-        let mut ops = batch.ops;
-        ops.extend(self.deletions.values().map(|(path, before)| Op::Delete { path, before }));
+        let ops = self.stage(Stage::sync)?;
         if ops.is_empty() {
             return journal::remove(self.p.journal)
                 .map_err(Error::io("remove the journal", self.p.journal));
         }
-        ops.sort_by(|a, b| (rank(a), order(a)).cmp(&(rank(b), order(b))));
         let paths = self.p.changes.iter().map(|change| &change.path).filter(|path| !path.is_root());
         journal::write(self.p.journal, self.p.from, self.p.to, paths)
             .map_err(Error::io("write the journal", self.p.journal))?;
         self.commit(ops).map_err(Error::io("change", root))?;
         self.sync_touched().map_err(Error::io("sync", root))?;
         journal::remove(self.p.journal).map_err(Error::io("remove the journal", self.p.journal))
+    }
+
+    /// Writes all that is new and makes it durable by `sync`; answers what is to be done then, in
+    /// order.
+    fn stage(&mut self, sync: fn(&Stage<'a>) -> io::Result<()>) -> Result<Vec<Op<'a>>> {
+        let staged = self.stage.fill(self.pulse);
+        let failed = Error::io("sync", self.p.root.path());
+        let staged = staged.and_then(|()| sync(&self.stage).map_err(failed));
+        let batch = std::mem::take(&mut self.stage.batch);
+        self.placed.faults = batch.faults;
+        self.placed.notes = batch.notes;
+        self.temporaries = batch.temporaries;
+        staged?;
+        let mut ops = batch.ops;
+        ops.extend(self.deletions.values().map(|(path, before)| Op::Delete { path, before }));
+        ops.sort_by(|a, b| (rank(a), order(a)).cmp(&(rank(b), order(b))));
+        Ok(ops)
     }
 
     fn commit(&mut self, ops: Vec<Op<'a>>) -> io::Result<()> {

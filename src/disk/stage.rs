@@ -68,6 +68,8 @@ pub(super) struct Batch<'a> {
     pub temporaries: Vec<RelPath>,
     /// What lies within each topmost new folder.
     pub inside: BTreeMap<RelPath, Inside>,
+    /// There is no room for what is new.
+    full: Option<io::Error>,
 }
 
 impl Batch<'_> {
@@ -76,6 +78,7 @@ impl Batch<'_> {
         self.faults.append(&mut other.faults);
         self.notes.append(&mut other.notes);
         self.temporaries.append(&mut other.temporaries);
+        self.full = self.full.take().or(other.full);
         for (top, inside) in other.inside {
             self.inside.entry(top).or_default().add(inside);
         }
@@ -117,7 +120,8 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Stages all that is new. Faults of single paths are data.
+    /// Stages all that is new. Faults of single paths are data; but where there is no room, nothing
+    /// must become visible, since what fits would be a mixture of two releases.
     pub(super) fn fill(&mut self, pulse: Pulse<'_>) -> Result<()> {
         let failed = |source| Error::io("stage files in", self.p.root.path())(source);
         self.folders.make(&mut self.batch, pulse).map_err(failed)?;
@@ -129,9 +133,18 @@ impl<'a> Stage<'a> {
             self.batch.append(staged);
         } else {
             let mut staged = Batch::default();
-            let run = chunks.iter().try_for_each(|chunk| self.run_chunk(chunk, &mut staged, pulse));
+            let mut run = Ok(());
+            for chunk in &chunks {
+                run = self.run_chunk(chunk, &mut staged, pulse);
+                if run.is_err() || staged.full.is_some() {
+                    break;
+                }
+            }
             self.batch.append(staged);
             run.map_err(failed)?;
+        }
+        if let Some(full) = self.batch.full.take() {
+            return Err(failed(full));
         }
         self.folders.finish(&mut self.batch);
         Ok(())
@@ -176,7 +189,9 @@ impl<'a> Stage<'a> {
         let next = AtomicUsize::new(0);
         let work = || {
             let mut batch = Batch::default();
-            while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while batch.full.is_none()
+                && let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed))
+            {
                 // Only a pulse fails, and here there is none.
                 let _ = self.run_chunk(chunk, &mut batch, &mut || Ok(()));
             }
@@ -211,6 +226,10 @@ impl<'a> Stage<'a> {
                 None => self.stage(folder.as_fd(), *new, batch),
             };
             if let Err(error) = staged {
+                if is_full(&error) {
+                    batch.full = Some(error);
+                    return Ok(());
+                }
                 batch
                     .faults
                     .push((new.change.path.clone(), format!("it cannot be written: {error}")));
@@ -272,6 +291,11 @@ impl<'a> Stage<'a> {
         batch.notes.extend(note.map(|note| (new.change.path.clone(), note)));
         Ok(bytes)
     }
+}
+
+/// No room on the file system, or for this user.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Bytes written, and what could not be set.

@@ -177,7 +177,7 @@ impl Session<'_, '_> {
         if draft.is_empty() {
             return Ok(());
         }
-        let by = self.signature(&taken)?;
+        let by = self.sign(taken.subject())?;
         let Some(prepared) = draft.finish(&by)? else {
             self.remember_all(&taken);
             return Ok(());
@@ -202,14 +202,15 @@ impl Session<'_, '_> {
         self.committed(now, before, &published, &Commit { taken, changes, took })
     }
 
-    fn signature(&self, taken: &Taken) -> store::Result<Signature> {
+    /// By this node, now.
+    pub(super) fn sign(&self, subject: String) -> store::Result<Signature> {
         let seconds = sys::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Ok(Signature {
             author: self.setup.label.to_string(),
             node: self.setup.node.clone(),
             epoch: self.epoch()?,
             time: i64::try_from(seconds.as_secs()).unwrap_or(i64::MAX),
-            subject: taken.subject(),
+            subject,
         })
     }
 

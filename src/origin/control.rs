@@ -24,7 +24,7 @@ const MAX_SYNCS: usize = 1_000;
 
 impl Hold {
     pub(super) fn is_on(&self) -> bool {
-        self.file || self.decided.is_some() || self.releasing
+        self.file || self.decided.is_some() || self.frozen.is_some() || self.releasing
     }
 
     /// For people; none when there is none.
@@ -34,6 +34,12 @@ impl Hold {
         }
         if self.file {
             return Some("held by the file .depsync-hold in the directory".to_owned());
+        }
+        if let Some(Act { since, by }) = &self.frozen {
+            let since = since.to_rfc3339();
+            return Some(format!(
+                "frozen since {by} rolled back, {since}: what changes waits for `depsync release`"
+            ));
         }
         let Act { since, by } = self.decided.as_ref()?;
         Some(format!("held by {by} since {}", since.to_rfc3339()))
@@ -65,6 +71,19 @@ impl Session<'_, '_> {
             }
             Request::Reject { id, answer } => {
                 let done = self.reject(id.as_deref());
+                reply(answer, done);
+            }
+            Request::Rollback { commit, by, answer } => self.roll_back(commit, by, answer),
+            Request::Pin { commit, target, by, answer } => {
+                let done = self.pin(commit, target, by);
+                reply(answer, done);
+            }
+            Request::Unpin { target, answer } => {
+                let done = self.unpin(&target);
+                reply(answer, done);
+            }
+            Request::Revoke { commit, answer } => {
+                let done = self.revoke(commit);
                 reply(answer, done);
             }
         }
@@ -106,7 +125,8 @@ impl Session<'_, '_> {
             (decided.hold, decided.frozen) = (None, None);
         };
         self.setup.decisions.update_feed(&self.setup.feed, update).map_err(text)?;
-        if self.hold.decided.take().is_some() {
+        let held = self.hold.decided.take();
+        if self.hold.frozen.take().or(held).is_some() {
             self.released();
         }
         Ok(())
@@ -132,7 +152,7 @@ impl Session<'_, '_> {
         if is_there {
             self.hold.releasing = false;
             self.hold.since.get_or_insert_with(Instant::now);
-        } else if was_there && self.hold.decided.is_none() {
+        } else if was_there && self.hold.decided.is_none() && self.hold.frozen.is_none() {
             self.released();
         }
     }
@@ -206,11 +226,11 @@ impl Session<'_, '_> {
     }
 }
 
-fn now() -> DateTime<Utc> {
+pub(super) fn now() -> DateTime<Utc> {
     sys::now().into()
 }
 
-fn text(error: impl std::fmt::Display) -> String {
+pub(super) fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 

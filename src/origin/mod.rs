@@ -14,10 +14,12 @@ mod gate;
 mod guard;
 mod identity;
 mod look;
+mod orders;
 mod read;
 mod readers;
 mod report;
 mod restore;
+mod rollback;
 mod scan;
 mod session;
 mod settle;
@@ -191,6 +193,7 @@ pub fn start(setup: Setup) -> Result<Origin> {
     }
     let profile = setup.options.profile.map_or("", Profile::as_str);
     setup.desk.profile.send_replace(profile.to_owned());
+    orders::post(&setup);
     let (sender, inputs) = sync_channel(INPUTS);
     let stop = Stop { asked: Arc::default(), sender: sender.clone() };
     let requests = sender.clone();

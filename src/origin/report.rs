@@ -96,6 +96,12 @@ impl Session<'_, '_> {
         if self.lacks_rules() {
             return ("stopped", self.bad_ignore.clone());
         }
+        if let Some(rollback) = &self.rollback {
+            return match &rollback.fault {
+                Some(fault) => ("failing", Some(format!("the rollback is not finished: {fault}"))),
+                None => ("rolling-back", None),
+            };
+        }
         if let Some(reason) = &self.report.refused {
             return ("refused", Some(reason.clone()));
         }
@@ -181,12 +187,19 @@ impl Session<'_, '_> {
             .refused()
             .iter()
             .map(|(path, refused)| timed(path, &refused.reason, refused.since));
+        let gathered = self.hold.is_on().then(|| self.stage.paths()).into_iter().flatten();
+        let since = self.report.time(self.hold.since.unwrap_or(self.report.began.0));
+        let gathered = gathered.map(|path| Held {
+            decision: self.hold.frozen.is_some(),
+            ..timed(path, "it waits for `depsync release`", since)
+        });
         let candidate = self.gate.waiting();
         let candidate = candidate.iter().flat_map(|waiting| {
             waiting.paths().map(|path| timed(path, waiting.reason, waiting.since))
         });
         let all = waiting.chain(bad_ignore).chain(unreadable).chain(deletions);
-        let mut all: Vec<_> = all.chain(refused).chain(candidate).take(MAX_NAMED).collect();
+        let mut all: Vec<_> =
+            all.chain(refused).chain(candidate).chain(gathered).take(MAX_NAMED).collect();
         all.sort_by(|a, b| a.path.cmp(&b.path));
         all
     }

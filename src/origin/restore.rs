@@ -1,4 +1,4 @@
-//! Puts files of the head back into the directory: what `reject` does with held deletions.
+//! Puts committed content back into the directory: held deletions that are rejected, older states.
 //!
 //! The same journalled placing as a mirror's checkout. A file that came back meanwhile with other
 //! content goes aside, never lost.
@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, io};
 
 use super::Setup;
 use crate::{
-    disk::{self, Placing, Root, Source},
+    disk::{self, Contents, Placed, Placing, Root, Source},
     model::{Change, Content, Oid, RelPath},
     store::Store,
 };
@@ -24,23 +24,37 @@ pub(super) fn put_back(
 ) -> Result<(), String> {
     let changes = changes(&setup.store, head, files).map_err(|error| error.to_string())?;
     let source = |blob| content(&setup.store, blob);
+    place(setup, root, (None, head), &changes, &source).map(drop)
+}
+
+/// Puts a difference in place, from one commit to another.
+///
+/// # Errors
+/// For people: what could not be put in place.
+pub(super) fn place(
+    setup: &Setup,
+    root: &Root,
+    (from, to): (Option<Oid>, Oid),
+    changes: &[Change],
+    source: Contents<'_>,
+) -> Result<Placed, String> {
     let placing = Placing {
         root,
         journal: &setup.state.join("restore.journal"),
         aside: &setup.state.join("aside"),
-        from: None,
-        to: head,
-        changes: &changes,
+        from,
+        to,
+        changes,
         keep: setup.options.keep,
-        source: &source,
+        source,
         holds: None,
     };
     let placed = disk::place(&placing).map_err(|error| error.to_string())?;
     match placed.faults.first() {
-        None => Ok(()),
+        None => Ok(placed),
         Some((path, fault)) => {
             let count = placed.faults.len();
-            Err(format!("{count} files could not be put back, the first is {path}: {fault}"))
+            Err(format!("{count} paths could not be put in place, the first is {path}: {fault}"))
         }
     }
 }
@@ -69,7 +83,7 @@ fn changes(
     Ok(changes)
 }
 
-fn content(store: &Store, blob: Oid) -> io::Result<Source> {
+pub(super) fn content(store: &Store, blob: Oid) -> io::Result<Source> {
     let object = match store.content(blob).map_err(io::Error::other)? {
         Content::Blob(blob) => {
             return store.read_blob(blob).map(Source::Bytes).map_err(io::Error::other);

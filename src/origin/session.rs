@@ -21,6 +21,7 @@ use super::{
     read::Reader,
     readers::Readers,
     report::Report,
+    rollback::Rollback,
     scan::Scan,
     settle::{Lane, Settle},
     stage::Stage,
@@ -89,6 +90,8 @@ pub(super) struct Session<'a, 'scope> {
     /// After a failure: not before then.
     pub(super) retry: Option<Retry>,
     pub(super) hold: Hold,
+    /// One that has begun: nothing else is done before it is finished.
+    pub(super) rollback: Option<Rollback>,
     /// Since when deletions are held, by this session's clock.
     pub(super) deletions_since: Option<Instant>,
     pub(super) syncs: Vec<Answer>,
@@ -117,8 +120,10 @@ pub(super) struct Retry {
 pub(super) struct Hold {
     /// `.depsync-hold` lies in the root.
     pub(super) file: bool,
-    /// Somebody asked for it, or a rollback left the feed frozen.
+    /// Somebody asked for it.
     pub(super) decided: Option<decisions::Act>,
+    /// A rollback left the feed frozen.
+    pub(super) frozen: Option<decisions::Act>,
     /// Since when, by this session's clock.
     pub(super) since: Option<Instant>,
     pub(super) alarmed: bool,
@@ -168,6 +173,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
             halt: None,
             retry: None,
             hold: Hold::default(),
+            rollback: None,
             deletions_since: None,
             syncs: Vec::new(),
             left_out: BTreeMap::new(),
@@ -195,8 +201,10 @@ impl<'a, 'scope> Session<'a, 'scope> {
         }
         let mark = identity::to_mark(self.root_id);
         self.setup.decisions.update_feed(&self.setup.feed, |feed| feed.root = Some(mark))?;
-        self.hold.decided = decided.frozen.or(decided.hold);
-        self.hold.since = self.hold.decided.as_ref().map(|_| Instant::now());
+        (self.hold.frozen, self.hold.decided) = (decided.frozen, decided.hold);
+        let stands = self.hold.frozen.is_some() || self.hold.decided.is_some();
+        self.hold.since = stands.then(Instant::now);
+        self.rollback = decided.rollback.map(|mark| Rollback::begun(mark, Instant::now()));
         self.watch();
         // Before the first scan, which may have to wait for rules that can be used.
         self.watch_folder(&RelPath::root());
@@ -360,7 +368,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
             self.poll_rules(now);
             return Ok(false);
         }
-        if self.mind_gate(now)? {
+        if self.mind_rollback(now)? || self.mind_gate(now)? {
             return Ok(false);
         }
         let looked = self.look(now, SLICE)?;
@@ -424,6 +432,9 @@ impl<'a, 'scope> Session<'a, 'scope> {
         consider(Some(self.next_root_check));
         if self.lacks_rules() {
             return next;
+        }
+        if let Some(rollback) = &self.rollback {
+            return next.min(rollback.due());
         }
         if self.gate.is_asking() {
             // Its answer wakes us, and nothing else is done before.

@@ -149,6 +149,11 @@ impl Stage {
         self.changes.len()
     }
 
+    /// The paths that the batch says something about.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &RelPath> {
+        self.changes.keys()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }

@@ -15,9 +15,27 @@ use std::{
 use crate::{
     disk::{self, FileKind, Keep, Placed, Placing, Root, Source},
     model::{Change, Content, Entry, Head, Kind, Oid, RelPath},
-    replica::{Error, adopt, gate::Gate},
+    replica::{Error, adopt, gate::Gate, snapshot::Snapshots},
     store::{self, Store},
 };
+
+/// How a head is put in place.
+pub(super) enum Way {
+    /// Path by path, in the deployment directory.
+    InPlace(Checkout),
+    /// As a folder of its own, by the switch of a link.
+    Snapshot(Snapshots),
+}
+
+impl Way {
+    /// Puts `to` in place. `profile` names what the application server writes by itself.
+    pub(super) fn run(&self, to: &Head, profile: &str) -> Result<Done, Error> {
+        match self {
+            Way::InPlace(checkout) => checkout.run(to, profile),
+            Way::Snapshot(snapshots) => snapshots.run(to),
+        }
+    }
+}
 
 /// The deployment directory of a feed, with what is needed to change it.
 pub(super) struct Checkout {
@@ -162,22 +180,8 @@ impl Checkout {
         Ok((!is_right).then(|| change.path.clone()))
     }
 
-    /// The bytes of a tree's entry.
     fn source(&self, blob: Oid) -> io::Result<Source> {
-        match self.store.content(blob).map_err(io::Error::other)? {
-            Content::Blob(blob) => {
-                Ok(Source::Bytes(self.store.read_blob(blob).map_err(io::Error::other)?))
-            }
-            Content::Object { id, .. } => {
-                match self.store.open_object(&id).map_err(io::Error::other)? {
-                    Some(file) => Ok(Source::File(file)),
-                    None => Err(io::Error::new(
-                        io::ErrorKind::NotFound,
-                        format!("the object {id} is not in the store"),
-                    )),
-                }
-            }
-        }
+        source(&self.store, blob)
     }
 
     /// Whether a path holds the type and the bytes of an entry.
@@ -205,6 +209,20 @@ impl Checkout {
             }
             _ => Ok(false),
         }
+    }
+}
+
+/// The bytes of a tree's entry.
+pub(super) fn source(store: &Store, blob: Oid) -> io::Result<Source> {
+    match store.content(blob).map_err(io::Error::other)? {
+        Content::Blob(blob) => Ok(Source::Bytes(store.read_blob(blob).map_err(io::Error::other)?)),
+        Content::Object { id, .. } => match store.open_object(&id).map_err(io::Error::other)? {
+            Some(file) => Ok(Source::File(file)),
+            None => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("the object {id} is not in the store"),
+            )),
+        },
     }
 }
 

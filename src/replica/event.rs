@@ -2,7 +2,7 @@
 //!
 //! Events are in the past tense, effects in the imperative. Plain data.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use bytes::Bytes;
 
@@ -92,6 +92,13 @@ pub enum Event {
         until: Instant,
         /// Why, for people.
         reason: String,
+    },
+    /// The primary's standing orders, as far as they are about us.
+    Ordered {
+        /// Where we are kept.
+        pin: Option<Head>,
+        /// What we never check out.
+        revoked: BTreeSet<Oid>,
     },
     /// Someone asks to look now.
     SyncRequested,

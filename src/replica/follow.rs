@@ -6,13 +6,13 @@
 //! carries them out. A head that is behind ours or on another line is refused and alarmed on.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
 use crate::{
     bus::frame::{Ack, Outcome},
-    model::{Head, Step},
+    model::{Head, Oid, Step},
     replica::{
         backoff::Backoff,
         event::{Effect, Event, Failure, Parcel, Refusal, Summary},
@@ -66,6 +66,9 @@ pub struct Follow {
     /// The head that a hook refuses or puts off, and why.
     vetoed: Option<Head>,
     put_off: Option<(Head, String)>,
+    /// Where the primary keeps us, and what we never check out.
+    pin: Option<Head>,
+    revoked: BTreeSet<Oid>,
     parcels: VecDeque<Parcel>,
     /// Heads in a row that do not follow ours, and the last of them.
     odd: u32,
@@ -106,6 +109,8 @@ impl Follow {
             placing: None,
             vetoed: None,
             put_off: None,
+            pin: None,
+            revoked: BTreeSet::new(),
             parcels: VecDeque::new(),
             odd: 0,
             refusal: None,
@@ -168,12 +173,21 @@ impl Follow {
         match (&self.fetch_error, self.link) {
             (Some(error), Link::Up) => ("failing", Some(error.clone())),
             (None, _) if self.is_busy() => ("syncing", None),
-            (None, Link::Up) => ("idle", None),
+            (None, Link::Up) => ("idle", self.remark()),
             (error, _) => {
                 let reason = self.broken.as_ref().or(error.as_ref());
                 ("waiting-for-upstream", reason.cloned())
             }
         }
+    }
+
+    /// What keeps the directory from the newest head, though all is well.
+    fn remark(&self) -> Option<String> {
+        if let Some(pin) = self.pin {
+            return Some(format!("pinned to commit {} by the primary", pin.commit.short()));
+        }
+        let revoked = self.fetched.filter(|head| self.revoked.contains(&head.commit))?;
+        Some(format!("commit {} is revoked and not checked out", revoked.commit.short()))
     }
 
     fn is_busy(&self) -> bool {
@@ -230,6 +244,9 @@ impl Follow {
                 self.replace.put_off(until);
                 self.put_off = self.placing.take().map(|head| (head, reason));
             }
+            Event::Ordered { pin, revoked } => {
+                (self.pin, self.revoked) = (pin, revoked);
+            }
             Event::SyncRequested => {
                 for backoff in [&mut self.reconnect, &mut self.refetch, &mut self.replace] {
                     backoff.reset();
@@ -279,7 +296,21 @@ impl Follow {
     /// The head to put in place now.
     fn unplaced(&self) -> Option<Head> {
         let idle = self.options.checkout && self.placing.is_none();
-        self.fetched.filter(|_| idle && self.fetched != self.have && self.fetched != self.vetoed)
+        let goal = self.goal().filter(|_| idle);
+        goal.filter(|goal| Some(*goal) != self.have && Some(*goal) != self.vetoed)
+    }
+
+    /// What the directory should hold: where we are pinned, once that is here, else the newest; never
+    /// what is revoked.
+    fn goal(&self) -> Option<Head> {
+        let goal = match self.pin {
+            Some(pin) => {
+                let at = |head: Head| (head.epoch, head.seq);
+                self.fetched.filter(|fetched| at(*fetched) >= at(pin)).map(|_| pin)
+            }
+            None => self.fetched,
+        };
+        goal.filter(|goal| !self.revoked.contains(&goal.commit))
     }
 
     fn fetch(&mut self, want: Head) -> Effect {

@@ -19,12 +19,13 @@ mod lane;
 mod meter;
 mod objects;
 mod partial;
+mod snapshot;
 mod stage;
 mod upstream;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
@@ -33,11 +34,13 @@ use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 
 pub use error::{Error, Foreign};
+pub use snapshot::Snapshot;
 pub use upstream::TokenFile;
 
 use self::{
-    checkout::Checkout,
+    checkout::{Checkout, Way},
     gate::{Asking, Gate},
+    snapshot::Snapshots,
     upstream::Upstream,
 };
 use crate::{
@@ -58,6 +61,8 @@ pub struct Setup {
     pub root: Option<Arc<Root>>,
     /// Which metadata is put in place.
     pub keep: Keep,
+    /// In place of a deployment directory: a folder for each version, and a link.
+    pub snapshot: Option<Snapshot>,
     /// Whether foreign files may be moved aside at first contact.
     pub adopt: bool,
     /// Base addresses of the upstreams, `http://host:port`; at least one.
@@ -110,22 +115,31 @@ impl Setup {
         self.upstreams.iter().map(upstream).collect()
     }
 
-    /// `stopping` ends a hook that is being asked.
-    fn checkout(&self, stopping: &Arc<AtomicBool>) -> Option<Arc<Checkout>> {
+    /// How a head is put in place, if it is; `stopping` ends a hook that is being asked.
+    fn checkout(&mut self, stopping: &Arc<AtomicBool>) -> Option<Arc<Way>> {
+        let (store, state, keep) = (self.desk.store.clone(), self.state.clone(), self.keep);
+        if let Some(snapshot) = self.snapshot.take() {
+            let gate = self.gate(&snapshot.link, stopping);
+            return Some(Arc::new(Way::Snapshot(Snapshots::new(store, keep, gate, snapshot))));
+        }
         let root = self.root.clone()?;
+        let gate = self.gate(root.path(), stopping);
+        let (adopt, partial) = (self.adopt, Mutex::default());
+        let checkout = Checkout { store, root, state, keep, adopt, gate, partial };
+        Some(Arc::new(Way::InPlace(checkout)))
+    }
+
+    fn gate(&self, dir: &Path, stopping: &Arc<AtomicBool>) -> Gate {
         let asking = Asking {
             hooks: self.hooks.clone(),
             desk: Arc::clone(&self.desk),
             ledger: Arc::clone(&self.ledger),
             label: self.label.clone(),
             region: self.region.clone(),
-            dir: root.path().to_owned(),
+            dir: dir.to_owned(),
             state: self.state.clone(),
         };
-        let gate = Gate::new(asking, Arc::clone(stopping));
-        let (store, state) = (self.desk.store.clone(), self.state.clone());
-        let (keep, adopt, partial) = (self.keep, self.adopt, Mutex::default());
-        Some(Arc::new(Checkout { store, root, state, keep, adopt, gate, partial }))
+        Gate::new(asking, Arc::clone(stopping))
     }
 
     /// Another one at each node, so that mirrors do not come back in the same instant.

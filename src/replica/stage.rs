@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Error, Setup,
-    checkout::{Checkout, Done},
+    checkout::{Done, Way},
     connection::{self, Heard, Line},
     event::{Effect, Event, Summary},
     fetch::Fetcher,
@@ -34,7 +34,7 @@ use crate::{
         Desk, Request,
         frame::{FromFollower, Hello, Pulse, Standing},
     },
-    model::{Head, Oid},
+    model::{Head, Oid, Orders},
     store::{Published, Store},
 };
 
@@ -86,7 +86,7 @@ struct Stage {
     upstreams: Vec<Upstream>,
     fetcher: Fetcher,
     directory: Lane,
-    checkout: Option<Arc<Checkout>>,
+    checkout: Option<Arc<Way>>,
     follow: Follow,
     link: Option<Link>,
     tasks: JoinSet<Ended>,
@@ -110,7 +110,7 @@ impl Drop for Stage {
 impl Stage {
     /// Begins where the store says that we were; `lane` is the repository's.
     async fn open(
-        setup: Setup,
+        mut setup: Setup,
         lane: Lane,
         directory: Lane,
     ) -> Result<(Self, mpsc::Receiver<Request>), Error> {
@@ -123,7 +123,7 @@ impl Stage {
         }
         let options = Options {
             upstreams: setup.upstreams.len(),
-            checkout: setup.root.is_some(),
+            checkout: setup.root.is_some() || setup.snapshot.is_some(),
             poll: setup.poll,
             seed: setup.seed(),
         };
@@ -157,6 +157,8 @@ impl Stage {
         mut requests: mpsc::Receiver<Request>,
         stop: CancellationToken,
     ) -> Result<(), Error> {
+        let orders = self.desk.orders.borrow().clone();
+        self.obey(&orders);
         self.feed(Event::Ticked);
         loop {
             let deadline = self.follow.deadline();
@@ -264,6 +266,7 @@ impl Stage {
                 }
                 self.desk.profile.send_replace(welcome.profile);
                 self.stand(welcome.standing);
+                self.take_orders(&welcome.orders);
                 self.feed(Event::Welcomed { head: welcome.head });
             }
             Heard::Announce(announce, pack) => {
@@ -271,6 +274,7 @@ impl Stage {
             }
             Heard::Heartbeat(beat) => {
                 self.stand(beat.standing);
+                self.take_orders(&beat.orders);
                 self.feed(Event::HeartbeatHeard { head: beat.head });
             }
             Heard::Ended(reason) => {
@@ -282,6 +286,25 @@ impl Stage {
                 self.feed(Event::Disconnected { reason });
             }
         }
+    }
+
+    /// Pins and revocations: kept by whoever assembles the node, and handed on to those below.
+    fn take_orders(&mut self, orders: &Orders) {
+        let differs = self.desk.orders.send_if_modified(|known| {
+            let differs = known != orders;
+            if differs {
+                known.clone_from(orders);
+            }
+            differs
+        });
+        if differs {
+            self.obey(orders);
+        }
+    }
+
+    fn obey(&mut self, orders: &Orders) {
+        let pin = orders.pin_of(&self.hello.node, self.hello.region.as_ref());
+        self.feed(Event::Ordered { pin, revoked: orders.revoked.clone() });
     }
 
     fn stand(&self, standing: Standing) {

@@ -75,6 +75,9 @@ pub(super) async fn exact(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer
     let commit = target::commit(commit)?;
     let (path, folder) = target::path_to_read(raw)?;
     let place = (commit, path);
+    if feed.desk.orders.borrow().revoked.contains(&commit) {
+        return Err(Fault::gone("revoked", format!("commit {commit} is revoked")));
+    }
     if feed.found.get(&place).is_none() {
         published(&edge, feed, commit).await?;
     }

@@ -55,6 +55,11 @@ impl Fault {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
+    /// It was there, and nobody may have it any more.
+    pub(super) fn gone(code: &'static str, message: impl Into<String>) -> Self {
+        Fault { status: StatusCode::GONE, ..Fault::not_found(code, message) }
+    }
+
     /// 404: what was named is not there.
     pub(super) fn not_found(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, message)

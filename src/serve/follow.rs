@@ -181,6 +181,7 @@ fn welcome(
         standing,
         paused: desk.is_paused(&hello.node, hello.region.as_ref()),
         spread_ms: millis(desk.spread()),
+        orders: desk.orders.borrow().clone(),
         warning: warning(host, hello.region.as_ref(), standing),
     }
 }
@@ -267,7 +268,8 @@ impl Talk<'_> {
         }
         let (head, standing, paused) = (self.desk.head(), self.standing, self.is_paused());
         let spread_ms = millis(self.desk.spread());
-        let beat = Heartbeat { head, standing, paused, spread_ms };
+        let orders = self.desk.orders.borrow().clone();
+        let beat = Heartbeat { head, standing, paused, spread_ms, orders };
         say(socket, &FromUpstream::Heartbeat(beat)).await
     }
 

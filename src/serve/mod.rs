@@ -29,6 +29,7 @@ mod metrics;
 mod need;
 mod nodes;
 mod objects;
+mod orders;
 mod packs;
 mod page;
 mod range;
@@ -140,6 +141,10 @@ fn feed_routes() -> Routes {
         ("/release", post(control::release)),
         ("/approve", post(control::approve)),
         ("/reject", post(control::reject)),
+        ("/rollback", post(orders::rollback)),
+        ("/pin", post(orders::pin)),
+        ("/unpin", post(orders::unpin)),
+        ("/revoke", post(orders::revoke)),
     ];
     let folders = folders.into_iter().flat_map(|(at, handler)| {
         ["", "/", "/{*path}"].map(|below| (format!("{at}{below}"), handler.clone()))

@@ -26,7 +26,7 @@ impl Seed {
     }
 }
 
-fn kill_at(node: &mut Node, step: &str, when: u64) {
+pub fn kill_at(node: &mut Node, step: &str, when: u64) {
     let inject = format!("inject={step}:signal=KILL:when={when}");
     let trace = format!("trace={step}");
     node.wrap = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject]

@@ -12,8 +12,10 @@
 )]
 
 mod bad_input;
+mod checkout;
 mod crash;
 mod downloads;
+mod history;
 mod hooks;
 mod mirror;
 mod oracle;

@@ -74,7 +74,7 @@ async fn a_command_reaches_the_stage_as_it_was_given() {
             Ask::Release(answer) | Ask::Approve(_, answer) | Ask::Reject { answer, .. } => {
                 (Err("no".to_owned()), answer)
             }
-            Ask::Fetch(..) | Ask::Report(_) => return false,
+            _ => return false,
         };
         answer.send(outcome).is_ok()
     }));
