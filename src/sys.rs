@@ -8,7 +8,7 @@ use std::{
     ffi::{CStr, CString},
     fs::File,
     hash::Hash,
-    io::{self, Seek},
+    io::{self, Read, Seek},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Component, Path},
     sync::{LazyLock, Mutex},
@@ -259,8 +259,22 @@ pub fn copy(mut from: &File, mut to: &File) -> io::Result<u64> {
         return Ok(to.metadata()?.len());
     }
     from.rewind()?;
-    io::copy(&mut from, &mut to)
+    let mut copied = 0;
+    loop {
+        // By stretches, so that the disk writes one while the next is copied.
+        let stretch = io::copy(&mut (&mut from).take(STRETCH), &mut to)?;
+        if stretch == 0 {
+            return Ok(copied);
+        }
+        if copied + stretch > STRETCH {
+            start_writing(to, copied, stretch);
+        }
+        copied += stretch;
+    }
 }
+
+/// How much is copied before the disk is told to begin with it.
+const STRETCH: u64 = 8 << 20;
 
 /// The name of a user, its number where it has none.
 #[must_use]

@@ -15,7 +15,7 @@ use std::{
 use crate::{
     disk::{self, FileKind, Keep, Placed, Placing, Root, Source},
     model::{Change, Content, Entry, Head, Kind, Oid, RelPath},
-    replica::{Error, adopt, gate::Gate, snapshot::Snapshots},
+    replica::{Error, adopt, gate::Gate, known::Known, snapshot::Snapshots},
     store::{self, Store},
 };
 
@@ -50,6 +50,8 @@ pub(super) struct Checkout {
     pub(super) gate: Gate,
     /// The last checkout, if it left paths out.
     pub(super) partial: Mutex<Option<Partial>>,
+    /// What it has put in place so far.
+    pub(super) known: Known,
 }
 
 /// A checkout that could not put every path in place. It is forgotten by a restart, which then
@@ -120,8 +122,12 @@ impl Checkout {
             changes: &changes,
             keep: self.keep,
             source: &|blob| self.source(blob),
-            holds: None,
+            holds: Some(&|path, entry| match self.known.holds(&self.root, path, entry) {
+                Some(holds) => Ok(holds),
+                None => disk::holds(&self.root, path, entry, &|blob| self.source(blob)),
+            }),
         })?;
+        self.known.note(&self.root, &changes);
         if !placed.faults.is_empty() {
             let faulty = placed.faults.iter().map(|(path, _)| path.clone()).collect();
             *self.partial() = Some(Partial { to, faulty });

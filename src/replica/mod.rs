@@ -15,6 +15,7 @@ pub mod event;
 mod fetch;
 pub mod follow;
 mod gate;
+mod known;
 mod lane;
 mod meter;
 mod objects;
@@ -40,6 +41,7 @@ pub use upstream::TokenFile;
 use self::{
     checkout::{Checkout, Way},
     gate::{Asking, Gate},
+    known::Known,
     snapshot::Snapshots,
     upstream::Upstream,
 };
@@ -124,8 +126,8 @@ impl Setup {
         }
         let root = self.root.clone()?;
         let gate = self.gate(root.path(), stopping);
-        let (adopt, partial) = (self.adopt, Mutex::default());
-        let checkout = Checkout { store, root, state, keep, adopt, gate, partial };
+        let (adopt, partial, known) = (self.adopt, Mutex::default(), Known::default());
+        let checkout = Checkout { store, root, state, keep, adopt, gate, partial, known };
         Some(Arc::new(Way::InPlace(checkout)))
     }
 

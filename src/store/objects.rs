@@ -39,7 +39,7 @@ const BLOCK: usize = 256 << 10;
 /// Above this, hashing, cutting and writing go on threads: below it, starting them costs more.
 const OVERLAP: u64 = 4 << 20;
 /// How many blocks may wait for each thread.
-const BLOCKS_AHEAD: usize = 16;
+const BLOCKS_AHEAD: usize = 8;
 /// How much is written before the disk is told to begin with it.
 const WRITE_BEHIND: u64 = 8 << 20;
 
@@ -159,7 +159,7 @@ impl Store {
         }
         let mut hasher = Sha256::new();
         let mut offset = read_blocks(&mut file, |block| {
-            hasher.update(&block);
+            hasher.update(block);
             Ok(())
         })
         .map_err(Error::io("read", &path))?;
@@ -305,9 +305,9 @@ fn read_through(from: &mut File, to: Option<&mut File>) -> io::Result<(Ingested,
     }
     let (mut hasher, mut cutter) = (Sha256::new(), Cutter::default());
     let size = read_blocks(from, |block| {
-        hasher.update(&block);
-        cutter.push(&block);
-        to.as_deref().map_or(Ok(()), |mut to| to.write_all(&block))
+        hasher.update(block);
+        cutter.push(block);
+        to.as_deref().map_or(Ok(()), |mut to| to.write_all(block))
     })?;
     Ok((Ingested { id: ObjectId::from_bytes(hasher.finalize().into()), size }, cutter.finish()))
 }
@@ -315,48 +315,81 @@ fn read_through(from: &mut File, to: Option<&mut File>) -> io::Result<(Ingested,
 /// Reads and hashes here, writes and cuts beside it.
 fn read_on_threads(from: &mut File, to: Option<&mut File>) -> io::Result<(Ingested, Cuts)> {
     std::thread::scope(|scope| {
-        let (to_cutter, blocks) = mpsc::sync_channel::<Arc<Vec<u8>>>(BLOCKS_AHEAD);
+        let (to_cutter, blocks) = mpsc::sync_channel(BLOCKS_AHEAD);
         let cutter = scope.spawn(move || {
             let mut cutter = Cutter::default();
-            for block in blocks {
-                cutter.push(&block);
-            }
-            cutter.finish()
+            take_blocks(&blocks, |block| {
+                cutter.push(block);
+                Ok(())
+            })?;
+            Ok::<_, io::Error>(cutter.finish())
         });
         let writer = to.map(|to| {
-            let (to_writer, blocks) = mpsc::sync_channel::<Arc<Vec<u8>>>(BLOCKS_AHEAD);
-            (to_writer, scope.spawn(move || write_blocks(to, &blocks)))
+            let (to_writer, blocks) = mpsc::sync_channel(BLOCKS_AHEAD);
+            let mut behind = WriteBehind::default();
+            let write = move |block: &[u8]| {
+                to.write_all(block)?;
+                behind.wrote(to, block.len());
+                Ok(())
+            };
+            (to_writer, scope.spawn(move || take_blocks(&blocks, write)))
         });
-        let mut hasher = Sha256::new();
-        // A writer that failed has hung up; its error is the one that counts.
-        let size = read_blocks(from, |block| {
-            let block = Arc::new(block);
-            if let Some((to_writer, _)) = &writer {
-                to_writer.send(Arc::clone(&block)).map_err(io::Error::other)?;
-            }
-            to_cutter.send(Arc::clone(&block)).map_err(io::Error::other)?;
-            hasher.update(&*block);
-            Ok(())
-        });
-        drop(to_cutter);
-        let cuts = cutter.join().expect("cutting does not panic");
+        let mut ways = vec![to_cutter];
+        ways.extend(writer.as_ref().map(|(to_writer, _)| to_writer.clone()));
+        let read = hash_and_send(from, &ways);
+        drop(ways);
+        let cuts = cutter.join().expect("cutting does not panic")?;
         if let Some((to_writer, writer)) = writer {
             drop(to_writer);
+            // One that failed has hung up; its error is the one that counts.
             writer.join().expect("writing does not panic")?;
         }
-        let id = ObjectId::from_bytes(hasher.finalize().into());
-        Ok((Ingested { id, size: size? }, cuts))
+        Ok((read?, cuts))
     })
 }
 
-/// Writes blocks, and has the disk begin with them while the next are still on their way.
-fn write_blocks(to: &mut File, blocks: &mpsc::Receiver<Arc<Vec<u8>>>) -> io::Result<()> {
-    let mut behind = WriteBehind::default();
-    for block in blocks {
-        to.write_all(&block)?;
-        behind.wrote(to, block.len());
+/// Bytes that several threads look at, and which of them are meant.
+type Block = (Arc<Vec<u8>>, usize);
+
+fn hash_and_send(from: &mut File, ways: &[mpsc::SyncSender<Block>]) -> io::Result<Ingested> {
+    // Used in turn: a new one for each block would be new pages from the system each time. When one
+    // comes round again, each thread has let go of it: its queue is shorter than the round.
+    let mut round: Vec<_> = (0..BLOCKS_AHEAD + 3).map(|_| Arc::new(vec![0; BLOCK])).collect();
+    let (mut hasher, mut size, mut turn) = (Sha256::new(), 0, 0);
+    loop {
+        let block = Arc::make_mut(&mut round[turn]);
+        let filled = fill(from, block)?;
+        if filled == 0 {
+            return Ok(Ingested { id: ObjectId::from_bytes(hasher.finalize().into()), size });
+        }
+        for way in ways {
+            way.send((Arc::clone(&round[turn]), filled)).map_err(io::Error::other)?;
+        }
+        hasher.update(&round[turn][..filled]);
+        size += filled as u64;
+        turn = (turn + 1) % round.len();
     }
-    Ok(())
+}
+
+fn take_blocks(
+    blocks: &mpsc::Receiver<Block>,
+    mut take: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    blocks.iter().try_for_each(|(block, filled)| take(&block[..filled]))
+}
+
+/// Reads until the block is full or the file ends.
+fn fill(from: &mut File, block: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < block.len() {
+        match from.read(&mut block[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
 }
 
 /// Has the disk begin with what was written, a stretch at a time, so that a sync at the end has
@@ -380,18 +413,16 @@ impl WriteBehind {
 }
 
 /// Reads to the end; returns how many bytes there were.
-fn read_blocks(
-    from: &mut File,
-    mut take: impl FnMut(Vec<u8>) -> io::Result<()>,
-) -> io::Result<u64> {
-    let mut size = 0;
+fn read_blocks(from: &mut File, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u64> {
+    let (mut size, mut block) = (0, vec![0; BLOCK]);
     loop {
-        let mut block = Vec::with_capacity(BLOCK);
-        match Read::by_ref(from).take(BLOCK as u64).read_to_end(&mut block)? {
+        match fill(from, &mut block)? {
             0 => return Ok(size),
-            n => size += n as u64,
+            n => {
+                take(&block[..n])?;
+                size += n as u64;
+            }
         }
-        take(block)?;
     }
 }
 
