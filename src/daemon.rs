@@ -33,6 +33,7 @@ use crate::{
     },
     model::{FeedName, Keep, RelPath},
     origin, replica, serve,
+    signing::{self, Signer, Trusted},
     store::{self, Store},
     sys, tls,
 };
@@ -72,6 +73,14 @@ pub enum Error {
         feed: FeedName,
         /// What is wrong with it.
         source: disk::Error,
+    },
+    /// A key.
+    #[error("feed {feed}: {source}")]
+    Key {
+        /// The feed.
+        feed: FeedName,
+        /// What is wrong with it.
+        source: signing::Error,
     },
     /// Certificates.
     #[error("TLS: {0}")]
@@ -134,6 +143,7 @@ impl Error {
             | Error::Directory { .. }
             | Error::Upstream { .. }
             | Error::Tls(_)
+            | Error::Key { .. }
             | Error::Listen { .. } => UNUSABLE,
             Error::Replica { source, .. } => source.exit_code(),
             _ => 1,
@@ -397,6 +407,12 @@ impl Node {
     }
 }
 
+fn keys(settings: &FeedSettings) -> Result<store::Keys, signing::Error> {
+    let signer = settings.sign_with.as_deref().map(Signer::open).transpose()?;
+    let trusted = settings.trusted_keys.as_deref().map(Trusted::open).transpose()?;
+    Ok(store::Keys { signer, trusted })
+}
+
 impl Feed {
     fn open(
         settings: &FeedSettings,
@@ -406,8 +422,11 @@ impl Feed {
         let feed = settings.name.clone();
         let root = settings.dir().map(open_root).transpose();
         let root = root.map_err(|source| Error::Directory { feed: feed.clone(), source })?;
+        let unusable = |source| Error::Key { feed: feed.clone(), source };
+        let keys = keys(settings).map_err(unusable)?;
         let store = Store::open(&state.feed(&feed));
-        let store = Arc::new(store.map_err(|source| Error::Store { feed: feed.clone(), source })?);
+        let store = store.map_err(|source| Error::Store { feed: feed.clone(), source })?;
+        let store = Arc::new(store.with_keys(keys));
         let decided = decisions.feed(&feed);
         let orders = orders::kept(&decided, &store);
         let desk = Arc::new(Desk::new(feed, store, decided.bindings));

@@ -22,6 +22,7 @@ pub mod model;
 pub mod origin;
 pub mod replica;
 pub mod serve;
+pub mod signing;
 pub mod store;
 pub mod sys;
 pub mod tls;

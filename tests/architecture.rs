@@ -11,12 +11,12 @@ use std::{
 /// Each room, and the rooms that it may name. `cli`, `daemon` and `main` stand above all others.
 const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["daemon", "config", "model", "sys", "tls"]),
+    ("cli", &["daemon", "config", "model", "signing", "sys", "tls"]),
     (
         "daemon",
         &[
             "origin", "replica", "serve", "bus", "hooks", "disk", "store", "ledger", "config",
-            "model", "sys", "tls",
+            "model", "signing", "sys", "tls",
         ],
     ),
     ("config", &["model"]),
@@ -26,9 +26,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("bus", &["store", "model", "sys"]),
     ("hooks", &["model", "sys"]),
     ("disk", &["model", "sys"]),
-    ("store", &["model", "sys"]),
+    ("store", &["model", "signing", "sys"]),
     ("ledger", &["model", "sys"]),
     ("model", &[]),
+    ("signing", &[]),
     ("sys", &[]),
     ("tls", &[]),
 ];

@@ -23,6 +23,7 @@ fn unreadable(error: &clap::Error) -> ExitCode {
 mod download_tests;
 mod get;
 mod history;
+mod key;
 mod orders;
 mod serve;
 mod status;
@@ -95,6 +96,8 @@ enum Command {
     Put(transfer::PutArgs),
     /// Remove a file from a feed
     Rm(transfer::RmArgs),
+    /// Make a key to sign commits with
+    Key(key::KeyArgs),
     /// Make, list and revoke the tokens that let others in
     Token(token::TokenArgs),
 }
@@ -128,6 +131,7 @@ impl Command {
             Command::Get(args) => args.run()?,
             Command::Put(args) => args.run()?,
             Command::Rm(args) => args.run()?,
+            Command::Key(args) => args.run()?,
             Command::Token(args) => args.run()?,
         }
         Ok(())

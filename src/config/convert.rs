@@ -279,6 +279,8 @@ impl TryFrom<file::Feed> for FeedSettings {
         let upstream: Option<BaseUrl> = faults.parse("upstream", raw.upstream.as_ref());
         let mirrored = raw.upstream.is_some();
         let hooks = raw.hooks.clone().map(Spanned::into_inner);
+        let sign_with = raw.sign_with.clone().map(Spanned::into_inner);
+        let trusted_keys = raw.trusted_keys.clone().map(Spanned::into_inner);
         let dir = raw.dir.clone().map(Spanned::into_inner);
         let token_file = raw.token_file.clone().map(Spanned::into_inner);
         if dir.is_none() && (way != Way::None || !mirrored) {
@@ -302,7 +304,9 @@ impl TryFrom<file::Feed> for FeedSettings {
             None => primary.map(Role::Primary),
         };
         match role {
-            Some(role) if faults.0.is_empty() => Ok(FeedSettings { name, hooks, role }),
+            Some(role) if faults.0.is_empty() => {
+                Ok(FeedSettings { name, hooks, sign_with, trusted_keys, role })
+            }
             _ => Err(faults.0),
         }
     }

@@ -100,6 +100,8 @@ pub(super) struct Feed {
     #[expect(clippy::struct_field_names, reason = "it is the key's name")]
     pub(super) upstream_feed: Value<String>,
     pub(super) token_file: Value<PathBuf>,
+    pub(super) sign_with: Value<PathBuf>,
+    pub(super) trusted_keys: Value<PathBuf>,
     pub(super) checkout: Value<String>,
     pub(super) releases: Value<u64>,
     pub(super) link: bool,
@@ -208,10 +210,15 @@ impl File {
             &mut tls.key,
             &mut tls.ca,
         ];
-        let of_feeds = self
-            .feed
-            .iter_mut()
-            .flat_map(|feed| [&mut feed.dir, &mut feed.token_file, &mut feed.hooks]);
+        let of_feeds = self.feed.iter_mut().flat_map(|feed| {
+            [
+                &mut feed.dir,
+                &mut feed.token_file,
+                &mut feed.hooks,
+                &mut feed.sign_with,
+                &mut feed.trusted_keys,
+            ]
+        });
         for path in paths.into_iter().chain(of_feeds).flatten() {
             *path.get_mut() = base.join(path.get_ref());
         }

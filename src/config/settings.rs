@@ -79,6 +79,10 @@ pub struct FeedSettings {
     pub name: FeedName,
     /// Where the operator's hooks lie.
     pub hooks: Option<PathBuf>,
+    /// The key that commits made here are signed with.
+    pub sign_with: Option<PathBuf>,
+    /// Whose commits are taken from upstreams; absent: anyone's.
+    pub trusted_keys: Option<PathBuf>,
     /// Whether it is owned here or mirrored.
     pub role: Role,
 }

@@ -190,7 +190,11 @@ impl<'a> Draft<'a> {
         let tree = root.tree.expect("a root always has a tree");
         let seq = self.parent.as_ref().map_or(0, |parent| parent.head.seq) + 1;
         let parent = self.parent.as_ref().map(|parent| parent.id);
-        let raw = Bytes::from(commit::encode(by, seq, tree, parent));
+        let mut raw = commit::encode(by, seq, tree, parent);
+        if let Some(signer) = &self.store.keys.signer {
+            raw = signer.sign(&raw).map_err(Error::Unsigned)?;
+        }
+        let raw = Bytes::from(raw);
         let id = pack::hash(Type::Commit, &raw);
         self.pack.add(Type::Commit, id, &raw)?;
         objects.insert(id, raw.clone());

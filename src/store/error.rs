@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::model::{BadPath, Class, ObjectId, Oid};
+use crate::{
+    model::{BadPath, Class, ObjectId, Oid},
+    signing,
+};
 
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +39,17 @@ pub enum Error {
     /// Bytes are not what was asked for, or not allowed; nothing was changed.
     #[error("refused: {0}")]
     Refused(String),
+    /// A commit that is not signed by anyone who is believed here.
+    #[error("commit {commit} is refused: {source}")]
+    Untrusted {
+        /// Its id.
+        commit: Oid,
+        /// Why.
+        source: signing::Error,
+    },
+    /// A commit could not be signed.
+    #[error("the commit cannot be signed: {0}")]
+    Unsigned(signing::Error),
     /// The head is not the one that the commit was made on.
     #[error("another commit was published while this one was made; make it again on top")]
     Moved {
@@ -75,8 +89,10 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Error::Missing { .. } | Error::Damaged { .. } | Error::Refused(_) => Class::Corrupt,
-            Error::Moved { .. } | Error::Busy(_) | Error::Git { .. } => Class::Transient,
-            Error::UnknownCommit(_) => Class::Fatal,
+            Error::Unsigned(_) | Error::Moved { .. } | Error::Busy(_) | Error::Git { .. } => {
+                Class::Transient
+            }
+            Error::UnknownCommit(_) | Error::Untrusted { .. } => Class::Fatal,
             Error::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Class::Fatal,
                 _ => Class::Transient,

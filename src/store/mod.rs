@@ -53,7 +53,10 @@ pub use send::{Built, PackFile};
 pub use send_delta::DeltaFile;
 
 pub use crate::model::Class;
-use crate::model::{Head, Oid};
+use crate::{
+    model::{Head, Oid},
+    signing::{Signer, Trusted},
+};
 use log::Line;
 pub use read::Listing;
 use read::Totals;
@@ -72,6 +75,16 @@ pub struct Store {
     folding: Mutex<()>,
     totals: Mutex<Option<Totals>>,
     building: send::Building,
+    keys: Keys,
+}
+
+/// Who signs here, and whose signatures are believed.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// What our own commits are signed with; none: not at all.
+    pub signer: Option<Signer>,
+    /// Whose commits may become the head of a mirror; none: anyone's.
+    pub trusted: Option<Trusted>,
 }
 
 /// A store that several stages use.
@@ -84,6 +97,18 @@ impl Store {
     /// None so far: it is kept in memory, since the daemon is the only writer.
     pub fn head(&self) -> Result<Option<Head>> {
         Ok(self.line().head())
+    }
+
+    /// The same store with keys.
+    #[must_use]
+    pub fn with_keys(self, keys: Keys) -> Self {
+        Store { keys, ..self }
+    }
+
+    /// Whether a commit that came from elsewhere is signed by someone who is believed.
+    fn check_signature(&self, commit: Oid, raw: &[u8]) -> Result<()> {
+        let Some(trusted) = &self.keys.trusted else { return Ok(()) };
+        trusted.check(raw).map_err(|source| Error::Untrusted { commit, source })
     }
 
     /// Starts a commit on top of the head.

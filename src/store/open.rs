@@ -5,7 +5,7 @@
 use std::{fs, io, path::Path, time::Duration};
 
 use super::{
-    Error, Result, Store,
+    Error, Keys, Result, Store,
     db::Db,
     durable,
     log::Line,
@@ -56,6 +56,7 @@ impl Store {
             folding: ().into(),
             totals: None.into(),
             building: Building::default(),
+            keys: Keys::default(),
         })
     }
 }

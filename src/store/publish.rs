@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::{Error, Prepared, Result, Store, durable, receive, refs};
+use super::{Error, Prepared, Result, Store, db::Type, durable, receive, refs};
 use crate::model::{Head, Oid};
 
 /// A published commit, with its pack where that is small enough to travel inside the announcement.
@@ -61,6 +61,7 @@ impl Store {
     pub fn advance(&self, to: &Head) -> Result<()> {
         let commit = self.commit(to.commit)?;
         receive::same_head(&commit, to)?;
+        self.check_signature(to.commit, &self.db.read_often(Type::Commit, to.commit)?)?;
         let _one = self.lock_references();
         refs::write(&self.git, refs::MAIN, to.commit)?;
         self.line().advance(commit);

@@ -37,6 +37,8 @@ impl Store {
         }
         let new = Arrived::take(pack, &self.spool)?;
         let check = Check { old: &self.db, new: &new };
+        let raw = check.read(Type::Commit, want.commit).map_err(refused)?;
+        self.check_signature(want.commit, &raw)?;
         let name = check.line(want).map_err(refused)?.unwrap_or(new.checksum());
         let (pack, index) = new.files();
         durable::sync_both(&pack, &index)?;

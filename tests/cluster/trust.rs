@@ -9,7 +9,7 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
-use crate::world::{DEPSYNC, World, curl, depsync, eventually};
+use crate::world::{DEPSYNC, World, curl, depsync, eventually, git};
 
 /// A CA of its own, and what it has signed.
 struct Authority {
@@ -277,4 +277,94 @@ fn what_is_unsafe_does_not_start() {
         assert_eq!(output.status.code(), Some(78), "{tls}: {text}");
         assert!(text.contains(expected), "{tls}: {text}");
     }
+}
+
+/// A key of its own, and the line that believes it.
+fn key(world: &World, name: &str) -> (PathBuf, String) {
+    let path = world.path(name);
+    let made = depsync(&["key", "create", path.to_str().unwrap(), "--name", name]);
+    assert!(made.status.success(), "{made:?}");
+    (path, String::from_utf8(made.stdout).unwrap())
+}
+
+#[test]
+fn stock_git_and_ssh_keygen_accept_our_signatures() {
+    let world = World::new();
+    let authority = Authority::new(&world, "ca");
+    let (key, line) = key(&world, "hub-1");
+    let signed = format!("{PRIMARY}sign_with = \"{}\"\n", key.display());
+    let hub = Guarded::start(&world, &authority, "hub", &signed);
+    fs::write(hub.folder.join("dir/a.txt"), "one").unwrap();
+    let repository = hub.folder.join("state/feeds/apps/git");
+    eventually("it is committed", || {
+        let head = repository.join("refs/heads/main");
+        if head.exists() { Ok(()) } else { Err(hub.log()) }
+    });
+    let trusted = world.path("allowed_signers");
+    fs::write(&trusted, &line).unwrap();
+    let allowed = format!("gpg.ssh.allowedSignersFile={}", trusted.display());
+    let verify = ["-c", &allowed, "verify-commit", "-v", "main"];
+    let verified = git(&repository, &verify);
+    assert!(verified.status.success(), "{verified:?}");
+    let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(said.contains("Good \"git\" signature for hub-1"), "{said}");
+    assert!(git(&repository, &["fsck", "--full", "--strict"]).status.success());
+
+    // The same by ssh-keygen alone, on what git shows.
+    let commit = git(&repository, &["cat-file", "commit", "main"]).stdout;
+    let commit = String::from_utf8(commit).unwrap();
+    let (before, rest) = commit.split_once("gpgsig ").unwrap();
+    let (pem, after) = rest.split_once("-----END SSH SIGNATURE-----\n").unwrap();
+    let pem = format!("{pem}-----END SSH SIGNATURE-----\n").replace("\n ", "\n");
+    fs::write(world.path("commit.sig"), pem).unwrap();
+    fs::write(world.path("commit"), format!("{before}{after}")).unwrap();
+    let check = |file: &str| {
+        Command::new("ssh-keygen")
+            .args(["-Y", "verify", "-n", "git", "-I", "hub-1", "-f"])
+            .arg(&trusted)
+            .arg("-s")
+            .arg(world.path("commit.sig"))
+            .stdin(fs::File::open(world.path(file)).unwrap())
+            .output()
+            .unwrap()
+    };
+    let verified = check("commit");
+    assert!(verified.status.success(), "{verified:?}");
+    fs::write(world.path("other"), format!("{before}{after}.")).unwrap();
+    assert!(!check("other").status.success());
+}
+
+#[test]
+fn what_no_trusted_key_has_signed_is_not_checked_out() {
+    let world = World::new();
+    let authority = Authority::new(&world, "ca");
+    let ((ours, line), (theirs, other)) = (key(&world, "ours"), key(&world, "theirs"));
+    let signing = world.path("signing.key");
+    fs::copy(&ours, &signing).unwrap();
+    let signed = format!("{PRIMARY}sign_with = \"{}\"\n", signing.display());
+    let hub = Guarded::start(&world, &authority, "hub", &signed);
+    let (_, token) = hub.token("eu", &["--role", "mirror", "--region", "edge-1"]);
+    let trusted = world.path("allowed_signers");
+    fs::write(&trusted, &line).unwrap();
+    let config = format!("{}trusted_keys = \"{}\"\n", mirror(&hub, &token), trusted.display());
+    let region = Guarded::start(&world, &authority, "eu", &config);
+    fs::write(hub.folder.join("dir/a.txt"), "one").unwrap();
+    arrives(&region, "one");
+
+    // Somebody commits with another key: the old release stays, and both say why.
+    fs::copy(&theirs, &signing).unwrap();
+    fs::write(hub.folder.join("dir/a.txt"), "two").unwrap();
+    eventually("the region refuses it", || {
+        if region.log().contains("which is not in") { Ok(()) } else { Err(region.log()) }
+    });
+    assert_eq!(fs::read_to_string(region.folder.join("dir/a.txt")).unwrap(), "one");
+    eventually("the primary hears of it", || {
+        let nodes = String::from_utf8(hub.admin(&["nodes", "--json"]).stdout).unwrap();
+        if nodes.contains("which is not in") { Ok(()) } else { Err(nodes) }
+    });
+
+    // Once the key is believed it goes on.
+    fs::write(&trusted, format!("{line}{other}")).unwrap();
+    fs::write(hub.folder.join("dir/b.txt"), "three").unwrap();
+    arrives(&region, "two");
 }
