@@ -43,6 +43,9 @@ need gcc "compiles libgit2 and SQLite" command -v cc
 need git "is the oracle for repositories" command -v git
 need git-lfs "fetches large files as a stock client does" command -v git-lfs
 need curl "downloads as a compute host does" command -v curl
+need aria2 "downloads in parallel ranges during releases" command -v aria2c
+need nginx-light "is what downloads are measured against" test -x /usr/sbin/nginx
+need wrk "measures downloads" command -v wrk
 need strace "kills the daemon at a chosen system call" command -v strace
 need bindfs "is a file system without events, in a scenario" command -v bindfs
 need dosfstools "makes a file system with coarse times, in a scenario" test -x /usr/sbin/mkfs.vfat

@@ -349,7 +349,9 @@ impl Roster {
 
     /// A live node, where its address is known and leads to it.
     pub fn live_node(&self, now: Instant, node: &NodeId) -> Option<RegionNode> {
-        self.followers.get(node).filter(|known| known.is_live(now))?.serves()
+        let known = self.followers.get(node)?;
+        // Who has lost its connection may be dead: nobody is led there until it is back.
+        (known.connected && known.is_live(now)).then(|| known.serves())?
     }
 
     /// Who has verified a head: every region that is known, here and through relays.

@@ -26,17 +26,27 @@ impl ViewArgs {
     /// `status`: the feeds of a node, what waits in them, and who mirrors them.
     pub(super) fn status(self) -> Result<()> {
         let client = Client::new(&self.connection)?;
-        let (feeds, nodes) = block_on(async {
-            Ok((client.list("/v1/feeds", "feeds").await?, client.list("/v1/nodes", "nodes").await?))
+        let (feeds, nodes, bandwidth) = block_on(async {
+            Ok((
+                client.list("/v1/feeds", "feeds").await?,
+                client.list("/v1/nodes", "nodes").await?,
+                client.get(client.url("/v1/bandwidth")?).await?,
+            ))
         })?;
         if self.json {
-            println!("{:#}", json!({ "feeds": feeds["feeds"], "nodes": nodes["nodes"] }));
+            println!(
+                "{:#}",
+                json!({ "feeds": feeds["feeds"], "nodes": nodes["nodes"], "bandwidth": bandwidth })
+            );
             return Ok(());
         }
         for feed in items(&feeds, "feeds") {
             show_feed(feed);
             let followers = items(&nodes, "nodes").iter().filter_map(|node| follower(node, feed));
             table::print(&followers.collect::<Vec<_>>());
+        }
+        if let Some(line) = sending(&bandwidth) {
+            println!("{line}");
         }
         Ok(())
     }
@@ -99,6 +109,28 @@ impl ViewArgs {
         let client = Client::new(&self.connection)?;
         block_on(client.list(path, name))
     }
+}
+
+/// What is limited, being sent and waiting; none where there is nothing of that.
+fn sending(bandwidth: &Value) -> Option<String> {
+    let limits = ["total", "downloads", "replication", "per_client"];
+    let limits = limits.into_iter().filter_map(|over| {
+        Some(format!("{} {}", over.replace('_', " "), bandwidth["in_force"][over].as_str()?))
+    });
+    let limits: Vec<_> = limits.collect();
+    let count = |value: &Value| value.as_u64().unwrap_or_default();
+    let waiting = &bandwidth["waiting"];
+    let throttled = count(&waiting["downloads"]) + count(&waiting["replication"]);
+    let (sending, queued) = (count(&bandwidth["sending"]), count(&bandwidth["queued"]));
+    if limits.is_empty() && sending + queued + throttled == 0 {
+        return None;
+    }
+    let limits =
+        if limits.is_empty() { "nothing is limited".to_owned() } else { limits.join(", ") };
+    Some(format!(
+        "sending: {limits}; downloads: {sending} being sent, {queued} queued; {throttled} wait for \
+         their turn under a limit"
+    ))
 }
 
 fn show_feed(feed: &Value) {

@@ -34,6 +34,8 @@ use crate::tls;
 
 /// A few hundred kilobytes each at most.
 const MAX_CONNECTIONS: usize = 4096;
+/// For a request's head, and for what is written ahead of a slow client.
+const BUFFER: usize = 32 << 10;
 /// For a request's head, and for a connection without a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// For a TLS handshake.
@@ -149,6 +151,7 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(Stalling::new(stream)), service)
         .with_upgrades();
     let mut connection = pin!(connection);

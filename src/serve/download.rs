@@ -325,7 +325,7 @@ impl Edge {
     /// Part of an opened file as a body that keeps to the limits.
     pub(super) fn file_body(&self, file: File, bytes: Range<u64>, to: Receiver) -> AxumBody {
         let sent = self.metrics.sending(to.class);
-        let body = FileBody::new(file, bytes, self.blocking.clone(), sent);
+        let body = FileBody::new(file, bytes, self.blocking.clone(), (&self.share, sent));
         AxumBody::new(self.throttle.body(body, to))
     }
 }

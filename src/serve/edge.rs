@@ -26,6 +26,7 @@ use super::{
     metrics::Metrics,
     objects::Referenced,
     redirect,
+    stream::Share,
     throttle::Throttle,
 };
 use crate::{
@@ -99,6 +100,8 @@ pub struct Edge {
     pub(super) proxies: Vec<IpNet>,
     pub(super) throttle: Throttle,
     pub(super) gate: Arc<Gate>,
+    /// Of the memory that large downloads take.
+    pub(super) share: Share,
     pub(super) bandwidth: watch::Sender<Arc<Bandwidth>>,
     pub(super) region: Option<RegionName>,
     pub(super) freshness: Freshness,
@@ -144,6 +147,7 @@ impl Edge {
             access: setup.access,
             proxies: setup.proxies,
             throttle: Throttle::new(setup.bandwidth.in_force(sys::now())),
+            share: Share::default(),
             gate: Gate::new(setup.bandwidth.max_downloads, setup.bandwidth.max_queue),
             bandwidth: watch::Sender::new(Arc::new(setup.bandwidth)),
             region: setup.region,

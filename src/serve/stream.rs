@@ -1,7 +1,8 @@
 //! The body of a large download: a part of an opened file, in blocks.
 //!
 //! What the page cache holds is read at once; anything else is read on a thread, one block ahead of
-//! the socket. Memory is two blocks, whatever the file's size. A file that ends early ends the
+//! the socket. All bodies share a budget of memory: the more of them, the smaller their blocks, whatever
+//! the files' sizes. A file that ends early ends the
 //! connection, so that nobody takes half a file for a whole one.
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
 };
@@ -24,9 +25,43 @@ use rustix::io::{Errno, ReadWriteFlags};
 use super::blocking::Blocking;
 
 /// Large enough that a thread's hand-over costs little beside it.
-const BLOCK: usize = 256 << 10;
+const MAX_BLOCK: usize = 256 << 10;
+/// A few packets.
+const MIN_BLOCK: usize = 16 << 10;
+/// What the blocks of all bodies may take while there are not too many for the smallest.
+const BUDGET: usize = 16 << 20;
 
 type Read = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>;
+
+/// The memory that all bodies share.
+#[derive(Clone, Default)]
+pub(super) struct Share {
+    bodies: Arc<AtomicUsize>,
+}
+
+impl Share {
+    /// Counts a body, until it is dropped.
+    fn take(&self) -> Part {
+        self.bodies.fetch_add(1, Relaxed);
+        Part(self.clone())
+    }
+}
+
+/// A body's part of the memory.
+struct Part(Share);
+
+impl Part {
+    /// The size of its next block.
+    fn block(&self) -> usize {
+        (BUDGET / self.0.bodies.load(Relaxed).max(1)).clamp(MIN_BLOCK, MAX_BLOCK)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.0.bodies.fetch_sub(1, Relaxed);
+    }
+}
 
 /// The bytes of a range of a file.
 pub(super) struct FileBody {
@@ -35,6 +70,7 @@ pub(super) struct FileBody {
     /// The next block, where it had to be fetched from the disk.
     ahead: Option<Read>,
     blocking: Blocking,
+    part: Part,
     /// Counts what is sent.
     sent: Arc<AtomicU64>,
 }
@@ -45,13 +81,15 @@ impl FileBody {
         file: File,
         range: Range<u64>,
         blocking: Blocking,
-        sent: Arc<AtomicU64>,
+        (share, sent): (&Share, Arc<AtomicU64>),
     ) -> Self {
-        FileBody { file: Arc::new(file), left: range, ahead: None, blocking, sent }
+        let (file, part) = (Arc::new(file), share.take());
+        FileBody { file, left: range, ahead: None, blocking, part, sent }
     }
 
     fn block(&self) -> usize {
-        usize::try_from(self.left.end - self.left.start).unwrap_or(BLOCK).min(BLOCK)
+        let most = self.part.block();
+        usize::try_from(self.left.end - self.left.start).unwrap_or(most).min(most)
     }
 
     fn read_on_thread(&self) -> Read {
@@ -142,6 +180,26 @@ mod tests {
 
     use super::*;
 
+    fn parts() -> (&'static Share, Arc<AtomicU64>) {
+        (Box::leak(Box::default()), Arc::default())
+    }
+
+    #[test]
+    fn many_bodies_take_little_memory_each() {
+        let share = Share::default();
+        let mut bodies: Vec<Part> = Vec::new();
+        let mut taken = 0;
+        for _ in 0..2000 {
+            bodies.push(share.take());
+            taken += bodies.last().unwrap().block();
+        }
+        // Each keeps the block that it had when it came.
+        assert!(taken < 100 << 20, "{taken}");
+        assert_eq!(bodies[0].block(), MIN_BLOCK);
+        bodies.truncate(1);
+        assert_eq!(bodies[0].block(), MAX_BLOCK);
+    }
+
     fn file(bytes: &[u8]) -> File {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
@@ -152,7 +210,7 @@ mod tests {
     async fn it_sends_exactly_the_range() {
         let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
         for range in [0..1_000_000, 0..1, 999_999..1_000_000, 300_000..900_001, 262_144..524_288] {
-            let body = FileBody::new(file(&bytes), range.clone(), Blocking::new(2), Arc::default());
+            let body = FileBody::new(file(&bytes), range.clone(), Blocking::new(2), parts());
             assert_eq!(body.size_hint().exact(), Some(range.end - range.start));
             let sent = body.collect().await.unwrap().to_bytes();
             let index = |at| usize::try_from(at).unwrap();
@@ -163,14 +221,14 @@ mod tests {
     #[tokio::test]
     async fn reading_on_threads_gives_the_same_bytes() {
         let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
-        let mut body = FileBody::new(file(&bytes), 5..1_000_000, Blocking::new(2), Arc::default());
+        let mut body = FileBody::new(file(&bytes), 5..1_000_000, Blocking::new(2), parts());
         body.ahead = Some(body.read_on_thread());
         assert_eq!(body.collect().await.unwrap().to_bytes(), bytes[5..]);
     }
 
     #[tokio::test]
     async fn a_file_that_ends_early_is_an_error() {
-        let body = FileBody::new(file(&[7; 1000]), 0..2000, Blocking::new(2), Arc::default());
+        let body = FileBody::new(file(&[7; 1000]), 0..2000, Blocking::new(2), parts());
         assert!(body.collect().await.is_err());
     }
 }

@@ -38,12 +38,15 @@ use crate::{
 
 /// Bytes that are gathered before a thread writes them.
 const BLOCK: usize = 1 << 20;
+/// Of a body that is refused, what is still taken, and for how long.
+const DRAINED: usize = 64 << 20;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// For any progress of a body.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// `PUT …/files/{path}`: 201 with path and SHA-256 once the file lies whole in the folder.
 pub(super) async fn put(State(edge): State<Arc<Edge>>, request: Request) -> Answer {
-    let (parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
     let (feed, tail) = edge.below(&parts.uri)?;
     if !feed.is_primary() {
         return to_upstream(feed, &parts.uri);
@@ -58,7 +61,13 @@ pub(super) async fn put(State(edge): State<Arc<Edge>>, request: Request) -> Answ
     let (at, target) = (Arc::clone(&root), path.clone());
     let upload =
         edge.blocking.run(move || at.upload(&target)).await.map_err(|e| refused(&path, &e))?;
-    let (upload, sha256) = receive(&edge, upload, body).await?;
+    let (upload, sha256) = match receive(&edge, upload, &mut body).await {
+        Ok(received) => received,
+        Err(fault) => {
+            drain(&mut body).await;
+            return Err(fault);
+        }
+    };
     if expected.is_some_and(|expected| expected != sha256) {
         return Err(Fault::refused(
             "digest_mismatch",
@@ -205,7 +214,11 @@ fn expected_digest(headers: &HeaderMap) -> Result<Option<ObjectId>, Fault> {
 }
 
 /// Takes the body in, a block at a time, and hashes it on the way.
-async fn receive(edge: &Edge, upload: Upload, mut body: Body) -> Result<(Upload, ObjectId), Fault> {
+async fn receive(
+    edge: &Edge,
+    upload: Upload,
+    body: &mut Body,
+) -> Result<(Upload, ObjectId), Fault> {
     let mut taken = 0;
     let mut block = BytesMut::with_capacity(BLOCK);
     let mut writing = Writing { upload, hash: Sha256::new() };
@@ -228,6 +241,22 @@ async fn receive(edge: &Edge, upload: Upload, mut body: Body) -> Result<(Upload,
     }
     let Writing { upload, hash } = write(edge, writing, block.freeze()).await?;
     Ok((upload, ObjectId::from_bytes(hash.finalize().into())))
+}
+
+/// Takes some of what is still coming and throws it away: a client that is cut off while it sends
+/// would not hear why.
+async fn drain(body: &mut Body) {
+    let drained = async {
+        let mut left = DRAINED;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Who sends more, or slower, is cut off.
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
 }
 
 struct Writing {

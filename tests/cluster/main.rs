@@ -15,6 +15,8 @@ mod bad_input;
 mod checkout;
 mod crash;
 mod downloads;
+mod downloads_limits;
+mod downloads_releases;
 mod history;
 mod hooks;
 mod mirror;

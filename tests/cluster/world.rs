@@ -114,6 +114,11 @@ impl World {
         node
     }
 
+    /// A node of another name for a region that has one, not yet running.
+    pub fn node_of_region(&self, name: &str, upstream: &str, region: &str) -> Node {
+        self.node(name, &["region"], &["--upstream", upstream, "--name", region])
+    }
+
     fn node(&self, name: &str, command: &[&str], more: &[&str]) -> Node {
         let dir = self.folder(name);
         let state = self.path(&format!("{name}.state"));

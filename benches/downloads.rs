@@ -1,0 +1,124 @@
+//! Downloads on real processes: against nginx, under limits, with many slow clients; and the look-up
+//! of a client's region.
+//!
+//! `cargo bench --bench downloads` runs all parts, `… -- nginx` (or `lookup`, `rates`, `slow`) one.
+//! Both servers and the client share this machine, so only ratios of one run say something. `SECONDS`
+//! is how long each measurement takes.
+#![expect(clippy::disallowed_methods, reason = "the scale comes from the environment")]
+
+#[path = "../tests/cluster/world.rs"]
+#[expect(
+    dead_code,
+    unreachable_pub,
+    clippy::pedantic,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "shared with the tests"
+)]
+mod world;
+
+#[path = "downloads/limits.rs"]
+mod limits;
+#[path = "downloads/nginx.rs"]
+mod nginx;
+
+use std::{
+    hint::black_box,
+    net::IpAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use depsync::model::{Member, Region, RegionTable};
+use world::{Node, eventually};
+
+/// How long one measurement takes.
+fn seconds(default: u64) -> u64 {
+    std::env::var("SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Waits until a node has published so many files.
+fn published(node: &Node, files: u64) {
+    eventually("the files are published", || {
+        let feed = node.try_get("/v1/feeds/default")?;
+        if feed["files"] == files { Ok(()) } else { Err(feed.to_string()) }
+    });
+}
+
+/// Puts limits in force.
+fn limit(node: &Node, limits: &str) {
+    let token = std::fs::read_to_string(node.state.join("admin.token")).expect("the token");
+    let put = Command::new("curl")
+        .args(["-sSf", "-o", "/dev/null", "-X", "PUT", "-d", limits])
+        .args(["-H", &format!("Authorization: Bearer {}", token.trim())])
+        .arg(format!("{}/v1/bandwidth", node.url()))
+        .status();
+    assert!(put.is_ok_and(|status| status.success()), "{limits}");
+}
+
+/// Bytes that do not compress.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut seed = 1_u64;
+    let words = std::iter::repeat_with(|| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed ^ (seed >> 29)).to_be_bytes()
+    });
+    words.flatten().take(bytes).collect()
+}
+
+/// A table of 10,000 entries in 100 regions, IPv4 and IPv6, half of the former nested.
+fn lookup() {
+    let regions = (0..100_u32).map(|region| {
+        let a = 1 + region;
+        let four = (0..40).flat_map(|entry| {
+            let b = entry * 6;
+            [format!("{a}.{b}.0.0/16"), format!("{a}.{b}.{region}.64-{a}.{b}.{region}.127")]
+        });
+        let six = (0..20).map(|entry| format!("2001:db8:{region:x}{entry:02x}::/48"));
+        let member = |text: String| Member::Range(text.parse().expect("it is a range"));
+        Region {
+            name: format!("region-{region}").parse().expect("it is a name"),
+            members: four.chain(six).map(member).collect(),
+        }
+    });
+    let table = RegionTable::build(regions.collect()).expect("the table is good");
+    let entries: usize = table.regions().iter().map(|region| region.members.len()).sum();
+    let mut seed = 7_u32;
+    let random = || {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let four = IpAddr::from((seed % (101 << 24)).to_be_bytes());
+        let six = [0x2001, 0xdb8, (seed >> 16) as u16 % 0x6400, 0, 0, 0, 0, 1];
+        if seed & 0x100 == 0 { four } else { IpAddr::from(six) }
+    };
+    let clients: Vec<IpAddr> = std::iter::repeat_with(random).take(100_000).collect();
+    let found = clients.iter().filter(|client| table.of_address(**client).is_some()).count();
+    let mut best = Duration::MAX;
+    for _ in 0..20 {
+        let started = Instant::now();
+        for client in &clients {
+            black_box(table.of_address(black_box(*client)));
+        }
+        best = best.min(started.elapsed());
+    }
+    let nanos = best.as_secs_f64() * 1e9 / clients.len() as f64;
+    println!(
+        "look-up: {nanos:.0} ns in a table of {entries} entries ({found} of {} found)",
+        clients.len()
+    );
+}
+
+fn main() {
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let parts: [(&str, fn()); 4] = [
+        ("lookup", lookup),
+        ("nginx", nginx::compare),
+        ("rates", limits::rates),
+        ("slow", limits::slow_clients),
+    ];
+    for (name, part) in parts {
+        if wanted.is_empty() || wanted.iter().any(|word| word == name) {
+            part();
+        }
+    }
+}
