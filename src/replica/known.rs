@@ -93,7 +93,7 @@ mod tests {
             let after = Some(entry.clone());
             known.note(&root, &[Change { path: path.clone(), before: None, after }]);
         };
-        let entry = put(&[7; 300_000]);
+        let entry = put(&vec![7; 300_000]);
         assert_eq!(known.holds(&root, &path, &entry), None);
         note(&entry);
         assert_eq!(known.holds(&root, &path, &entry), Some(true));
@@ -105,7 +105,7 @@ mod tests {
         let small = put(b"small");
         note(&small);
         assert_eq!(known.holds(&root, &path, &small), None);
-        let mut entry = put(&[7; 300_000]);
+        let mut entry = put(&vec![7; 300_000]);
         entry.meta.mtime = Some(Mtime { secs: 1, nanos: 0 });
         note(&entry);
         assert_eq!(known.holds(&root, &path, &entry), None, "not as we have put it");

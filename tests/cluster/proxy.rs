@@ -291,7 +291,6 @@ fn hand_on(
 
 mod tests {
     use super::*;
-    use crate::world::eventually;
 
     /// A server that answers each connection with the same bytes, a number of times.
     fn server(bytes: &'static [u8], connections: usize) -> SocketAddr {
@@ -327,7 +326,7 @@ mod tests {
 
         proxy.cut_after(1234);
         assert_eq!(read(&proxy).len(), 1234);
-        eventually("it was cut", || match proxy.cuts() {
+        crate::world::eventually("it was cut", || match proxy.cuts() {
             1 => Ok(()),
             cuts => Err(format!("{cuts} cuts")),
         });
