@@ -25,7 +25,7 @@ use after::After;
 use crate::{
     bus::{self, Board, Desk},
     config::{self, Checkout, FeedSettings, Mirror, Primary, Role, Settings},
-    disk::{self, Aside, Releases, Root},
+    disk::{self, Aside, CurrentRoot, Releases, Root},
     hooks::Hooks,
     ledger::{
         self, Decisions, Ledger,
@@ -198,7 +198,7 @@ struct Tls {
 struct Feed {
     settings: FeedSettings,
     desk: Arc<Desk>,
-    root: Option<Arc<Root>>,
+    root: Option<Arc<CurrentRoot>>,
 }
 
 impl Node {
@@ -353,7 +353,7 @@ impl Node {
         let setup = replica::Setup {
             desk: Arc::clone(&feed.desk),
             state: self.state.feed(&name),
-            root: feed.root.clone(),
+            root: feed.root.as_deref().map(CurrentRoot::get),
             keep: Keep::ALL,
             snapshot: feed.snapshot(&self.state)?,
             adopt: matches!(mirror.checkout, Checkout::InPlace { adopt: true, .. }),
@@ -441,7 +441,7 @@ impl Feed {
         let feed = &self.settings.name;
         let failed = |source| Error::Directory { feed: feed.clone(), source };
         let mut aside = Aside::new(&state.feed(feed).join("aside"));
-        let swept = root.sweep(&mut aside).map_err(failed)?;
+        let swept = root.get().sweep(&mut aside).map_err(failed)?;
         if swept.removed > 0 || !swept.set_aside.is_empty() {
             let (removed, set_aside) = (swept.removed, swept.set_aside.len());
             tracing::info!(%feed, removed, set_aside, "tidied up after a run that was cut off");
@@ -478,7 +478,8 @@ impl Feed {
         let Role::Primary(primary) = &self.settings.role else { return None };
         let (profile, root) = (primary.profile, Arc::clone(self.root.as_ref()?));
         let watched = Arc::clone(&root);
-        let left_out = Box::new(move |path: &RelPath| origin::left_out(&watched, profile, path));
+        let left_out =
+            Box::new(move |path: &RelPath| origin::left_out(&watched.get(), profile, path));
         Some((self.settings.name.clone(), serve::Intake { root, left_out }))
     }
 }
@@ -496,10 +497,10 @@ fn rules(guard: Option<config::Guard>) -> origin::Rules {
     }
 }
 
-fn open_root(dir: &std::path::Path) -> Result<Arc<Root>, disk::Error> {
+fn open_root(dir: &std::path::Path) -> Result<Arc<CurrentRoot>, disk::Error> {
     let root = Root::open(dir)?;
     root.lock()?;
-    Ok(Arc::new(root))
+    Ok(Arc::new(CurrentRoot::new(root)))
 }
 
 /// No total time-out: whoever uses it watches progress.

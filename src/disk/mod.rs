@@ -32,7 +32,7 @@ pub use journal::{Unfinished, unfinished};
 pub use metadata::{FileKind, Stat};
 pub use place::place;
 pub use releases::{Building, LinkFrom, Releases};
-pub use root::{Root, RootId, is_temporary, lock_file};
+pub use root::{CurrentRoot, Root, RootId, is_temporary, lock_file};
 pub use sweep::Swept;
 pub use upload::Upload;
 pub use watch::{Event, WatchError, Watcher};

@@ -9,6 +9,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RawDir};
@@ -37,6 +38,28 @@ pub struct Root {
     path: PathBuf,
     /// How hard `statx` tries: only a network file system is asked for fresh answers.
     sync: AtFlags,
+}
+
+/// The directory of a feed, which may be replaced while it is in use: whoever asks gets the one that
+/// was accepted last.
+#[derive(Debug)]
+pub struct CurrentRoot(RwLock<Arc<Root>>);
+
+impl CurrentRoot {
+    /// Begins with this one.
+    pub fn new(root: Root) -> CurrentRoot {
+        CurrentRoot(RwLock::new(Arc::new(root)))
+    }
+
+    /// The directory as of now. To be held for one piece of work, not for longer.
+    pub fn get(&self) -> Arc<Root> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on it is this one.
+    pub fn set(&self, root: Arc<Root>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = root;
+    }
 }
 
 /// Bytes for names that one `getdents` call fills: some hundred names.

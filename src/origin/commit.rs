@@ -227,7 +227,8 @@ impl Session<'_, '_> {
         self.remember_all(&commit.taken);
         if let (Some(before), false) = (before, commit.taken.deleted.is_empty()) {
             let files = self.setup.store.totals(before.commit)?.0;
-            self.guard.published(now, files, commit.taken.deleted.clone());
+            let deleted = commit.taken.deleted_for_good();
+            self.guard.published(now, (before.commit, files), deleted);
         }
         for (path, cached) in &commit.taken.put {
             self.guard.arrived(path, cached.blob);

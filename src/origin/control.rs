@@ -3,7 +3,7 @@
 //! An answer is given once the decision is durable; what it leads to shows in the feed's state. Only
 //! `sync` is answered when all that was there is committed or waits for somebody.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use chrono::{DateTime, Utc};
 
@@ -15,7 +15,7 @@ use crate::{
     bus::board::{Answer, Approval, Request},
     disk::Root,
     ledger::decisions::Act,
-    model::{RelPath, names::HOLD_FILE},
+    model::{Oid, RelPath, names::HOLD_FILE},
     sys,
 };
 
@@ -199,7 +199,8 @@ impl Session<'_, '_> {
     fn reject(&mut self, id: Option<&str>) -> Result<(), String> {
         self.expect_list(id)?;
         let Some(head) = self.stage.head() else { return Err("no deletion is held".to_owned()) };
-        let files = self.stage.take_held();
+        let mut files: BTreeMap<RelPath, Oid> = self.guard.led_up().into_iter().collect();
+        files.extend(self.stage.take_held().into_iter().map(|path| (path, head)));
         let done = restore::put_back(self.setup, &self.root, head, &files);
         self.note_held();
         // Its events would tell as much: this covers folders without events, and faults.

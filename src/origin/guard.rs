@@ -22,6 +22,9 @@ const SMALLEST_FEED: u64 = 5;
 const CEASED: Duration = Duration::from_secs(1);
 /// After this the other changes no longer wait for the deletions to cease.
 const LONGEST_OPEN: Duration = Duration::from_secs(30);
+/// Deletions that were published within so long of the next belong to the same act: `reject` undoes
+/// the beginning of an `rm -rf` as well.
+const SAME_ACT: Duration = Duration::from_secs(10);
 /// Folders that are tried as the application that was undeployed, largest first.
 const CANDIDATES: usize = 64;
 
@@ -86,13 +89,23 @@ pub(super) enum Answer {
 pub(super) struct Guard {
     rules: Rules,
     /// Deletions published within the window.
-    published: HashMap<RelPath, Instant>,
+    published: HashMap<RelPath, Gone>,
     /// How many files the feed had until when; only what is larger than all that follow.
     sizes: VecDeque<(Instant, u64)>,
     open: Option<Open>,
     /// Deletions were being held when the daemon stopped: what it missed is held with them.
     resumed: bool,
     pruned: Option<Instant>,
+    /// Since when deletions are held that this guard saw happen.
+    held_since: Option<Instant>,
+}
+
+/// A deletion that was published.
+#[derive(Clone, Copy)]
+struct Gone {
+    at: Instant,
+    /// The commit that still had it.
+    before: Oid,
 }
 
 struct Open {
@@ -112,6 +125,7 @@ impl Guard {
             open: None,
             resumed,
             pruned: None,
+            held_since: None,
         }
     }
 
@@ -130,6 +144,7 @@ impl Guard {
     /// No deletion is held any more: from here on they are judged as ever.
     pub(super) fn nothing_held(&mut self) {
         self.resumed = false;
+        self.held_since = None;
     }
 
     /// What becomes of a batch with deletions.
@@ -171,6 +186,7 @@ impl Guard {
         if !(too_many || emptied || self.resumed) {
             return Answer::Pass;
         }
+        self.held_since.get_or_insert(since);
         let held =
             load.pending.iter().map(|(path, _)| *path).filter(|path| !renamed.contains(path));
         Answer::Hold(held.cloned().collect())
@@ -187,13 +203,34 @@ impl Guard {
         Answer::Pass
     }
 
-    /// Deletions were published: they count from now on. `files`: how many the feed had before.
-    pub(super) fn published(&mut self, now: Instant, files: u64, deleted: Vec<RelPath>) {
+    /// The deletions that were published before the act that they were part of was held, each with a
+    /// commit that still has it.
+    pub(super) fn led_up(&self) -> Vec<(RelPath, Oid)> {
+        let Some(mut next) = self.held_since else { return Vec::new() };
+        let mut all: Vec<_> = self.published.iter().collect();
+        all.sort_unstable_by_key(|(_, gone)| std::cmp::Reverse(gone.at));
+        let of_the_act = all.into_iter().take_while(|(_, gone)| {
+            let near = next.saturating_duration_since(gone.at) <= SAME_ACT;
+            next = gone.at;
+            near
+        });
+        of_the_act.map(|(path, gone)| (path.clone(), gone.before)).collect()
+    }
+
+    /// Deletions were published: they count from now on. `before`: the commit that still had them;
+    /// `files`: how many there were in it.
+    pub(super) fn published(
+        &mut self,
+        now: Instant,
+        (before, files): (Oid, u64),
+        deleted: Vec<RelPath>,
+    ) {
         while self.sizes.back().is_some_and(|(_, smaller)| *smaller <= files) {
             self.sizes.pop_back();
         }
         self.sizes.push_back((now, files));
-        self.published.extend(deleted.into_iter().map(|path| (path, now)));
+        let gone = Gone { at: now, before };
+        self.published.extend(deleted.into_iter().map(|path| (path, gone)));
     }
 
     /// A file was published: if it had been deleted, it has come back.
@@ -246,7 +283,7 @@ impl Guard {
         // Walking all of them for every small delete would cost more than the delete.
         let lately = |at: Instant| now.saturating_duration_since(at) < CEASED;
         if !self.pruned.is_some_and(lately) {
-            self.published.retain(|_, at| !old(*at));
+            self.published.retain(|_, gone| !old(gone.at));
             self.pruned = Some(now);
         }
     }
@@ -286,6 +323,27 @@ mod tests {
         let mut bytes = [0; 20];
         bytes[..8].copy_from_slice(&number.to_le_bytes());
         Oid::from_bytes(bytes)
+    }
+
+    #[test]
+    fn what_led_up_to_a_hold_is_known_and_what_was_long_before_is_not() {
+        let mut world = World::new((0..2_000).map(|number| format!("d/{number:04}")));
+        world.delete("d/1999");
+        assert_eq!(world.commit(), Answer::Pass);
+        world.pass(60_000);
+        for number in 0..1_500 {
+            world.delete(&format!("d/{number:04}"));
+            world.pass(10);
+            if number % 20 == 19 {
+                world.commit();
+            }
+        }
+        assert!(world.guard.led_up().is_empty(), "nothing is held yet");
+        let Answer::Hold(held) = world.commit_patiently() else { panic!("it passed") };
+        let led_up = world.guard.led_up();
+        assert!(!led_up.is_empty() && led_up.len() + held.len() == 1_500, "{}", led_up.len());
+        world.guard.nothing_held();
+        assert!(world.guard.led_up().is_empty());
     }
 
     struct Files(BTreeSet<RelPath>);
@@ -366,7 +424,8 @@ mod tests {
                 }
             }
             if !deleted.is_empty() {
-                self.guard.published(self.now, self.head.len() as u64, deleted.clone());
+                let before = (blob(self.head.len() as u64), self.head.len() as u64);
+                self.guard.published(self.now, before, deleted.clone());
             }
             for (file, blob) in &put {
                 self.guard.arrived(file, *blob);

@@ -173,7 +173,7 @@ impl Session<'_, '_> {
 
     /// What this process holds already it must not ask for again: the lock is the opened file's.
     pub(super) fn lock_root(&self, root: &Root, id: RootId) -> crate::disk::Result<()> {
-        if id == self.root_id || id == self.setup.root.id()? { Ok(()) } else { root.lock() }
+        if id == self.root_id || id == self.setup.root.get().id()? { Ok(()) } else { root.lock() }
     }
 
     pub(super) fn halt(&mut self, halt: Halt) {

@@ -42,7 +42,7 @@ pub use guard::Rules;
 
 use crate::{
     bus::board::{Desk, Mailbox, Request},
-    disk::{self, Event, Keep, Root},
+    disk::{self, CurrentRoot, Event, Keep, Root},
     hooks::Hooks,
     ledger::{self, Decisions, Ledger},
     model::{Class, FeedName, Label, Names, NodeId, Profile, RelPath},
@@ -113,7 +113,7 @@ pub struct Setup {
     /// The feed.
     pub feed: FeedName,
     /// Its directory, opened and locked.
-    pub root: Arc<Root>,
+    pub root: Arc<CurrentRoot>,
     /// Its repository.
     pub store: Arc<Store>,
     /// The node's ledger.
@@ -218,11 +218,14 @@ impl Origin {
     /// # Errors
     /// When it cannot go on; what is transient is waited out and shown in the feed's state.
     pub fn run(self) -> Result<()> {
-        let mut root = Arc::clone(&self.setup.root);
+        let mut root = self.setup.root.get();
         let result = loop {
             match std::thread::scope(|scope| Session::start(&self, scope, root)?.run()) {
                 Ok(End::Stopped) => break Ok(()),
-                Ok(End::Root(new)) => root = new,
+                Ok(End::Root(new)) => {
+                    self.setup.root.set(Arc::clone(&new));
+                    root = new;
+                }
                 Err(error) => break Err(error),
             }
         };

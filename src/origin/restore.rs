@@ -3,7 +3,7 @@
 //! The same journalled placing as a mirror's checkout. A file that came back meanwhile with other
 //! content goes aside, never lost.
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeMap, io};
 
 use super::Setup;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     store::Store,
 };
 
-/// Puts these files of `head` back.
+/// Puts files back, each as that commit has it.
 ///
 /// # Errors
 /// For people: what could not be put back.
@@ -20,9 +20,9 @@ pub(super) fn put_back(
     setup: &Setup,
     root: &Root,
     head: Oid,
-    files: &BTreeSet<RelPath>,
+    files: &BTreeMap<RelPath, Oid>,
 ) -> Result<(), String> {
-    let changes = changes(&setup.store, head, files).map_err(|error| error.to_string())?;
+    let changes = changes(&setup.store, files).map_err(|error| error.to_string())?;
     let source = |blob| content(&setup.store, blob);
     place(setup, root, (None, head), &changes, &source).map(drop)
 }
@@ -59,23 +59,19 @@ pub(super) fn place(
     }
 }
 
-/// The folders above the files come first, with the metadata that the head has of them.
-fn changes(
-    store: &Store,
-    head: Oid,
-    files: &BTreeSet<RelPath>,
-) -> crate::store::Result<Vec<Change>> {
+/// The folders above the files come first, with the metadata that the commit has of them.
+fn changes(store: &Store, files: &BTreeMap<RelPath, Oid>) -> crate::store::Result<Vec<Change>> {
     let mut paths = files.clone();
-    for file in files {
+    for (file, commit) in files {
         let mut above = file.parent();
         while let Some(folder) = above.filter(|folder| !folder.is_root()) {
             above = folder.parent();
-            paths.insert(folder);
+            paths.insert(folder, *commit);
         }
     }
     let mut changes = Vec::new();
-    for path in paths {
-        let after = store.entry(head, &path)?;
+    for (path, commit) in paths {
+        let after = store.entry(commit, &path)?;
         if after.is_some() {
             changes.push(Change { path, before: None, after });
         }

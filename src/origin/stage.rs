@@ -101,8 +101,8 @@ pub(super) struct Refused {
 pub(super) struct Taken {
     /// Files and links that it puts in place, with what was read of them.
     pub(super) put: Vec<(RelPath, Cached)>,
-    /// Files that it deletes, but for those that a person approved.
-    pub(super) deleted: Vec<RelPath>,
+    /// Files that it deletes, but for those that a person approved, and what they held.
+    pub(super) deleted: Vec<(RelPath, Oid)>,
     /// Files that it deletes and a person approved.
     pub(super) approved: Vec<RelPath>,
     /// Paths at which nothing lies any more; true: it was a folder.
@@ -112,6 +112,19 @@ pub(super) struct Taken {
 }
 
 impl Taken {
+    /// What it deletes, but for files whose content it puts elsewhere: one for each of these.
+    pub(super) fn deleted_for_good(&self) -> Vec<RelPath> {
+        let mut arrived: HashMap<Oid, usize> = HashMap::new();
+        for (_, cached) in &self.put {
+            *arrived.entry(cached.blob).or_default() += 1;
+        }
+        let gone = self.deleted.iter().filter(|(_, blob)| {
+            let left = arrived.get_mut(blob).filter(|left| **left > 0);
+            left.map(|left| *left -= 1).is_none()
+        });
+        gone.map(|(path, _)| path.clone()).collect()
+    }
+
     /// The commit's one line.
     pub(super) fn subject(&self) -> String {
         let one = |paths: &mut dyn Iterator<Item = &RelPath>| match (paths.next(), paths.count()) {
@@ -389,7 +402,7 @@ impl Stage {
             let was_folder = !matches!(&staged.lost[..], [(file, _)] if *file == path);
             let approved = staged.lost.extract_if(.., |(file, _)| self.approved.remove(file));
             taken.approved.extend(approved.map(|(file, _)| file));
-            taken.deleted.extend(staged.lost.into_iter().map(|(file, _)| file));
+            taken.deleted.append(&mut staged.lost);
             let Some(put) = staged.put else {
                 draft.remove(&path);
                 taken.removed.push((path, was_folder));

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     bus::{Board, Desk},
-    disk::Root,
+    disk::CurrentRoot,
     ledger::Ledger,
     model::{
         Bandwidth, FeedName, Freshness, Head, Label, NodeId, Oid, RegionName, RegionTable, RelPath,
@@ -83,7 +83,7 @@ pub struct Setup {
 /// Where a feed's uploads go.
 pub struct Intake {
     /// The watched folder.
-    pub root: Arc<Root>,
+    pub root: Arc<CurrentRoot>,
     /// Why a file at a path would never enter the feed; none when it would.
     pub left_out: LeftOut,
 }

@@ -160,7 +160,7 @@ fn intake(feed: &Feed, path: &RelPath) -> Result<Arc<Root>, Fault> {
         return Err(Fault::unavailable("the feed's folder is not open yet", 5));
     };
     match left_out(path) {
-        None => Ok(Arc::clone(root)),
+        None => Ok(root.get()),
         Some(reason) => Err(Fault::refused(
             "ignored",
             format!("\"{path}\" would never enter the feed: {reason}"),

@@ -22,6 +22,7 @@ mod hooks;
 mod mirror;
 mod oracle;
 mod origin;
+mod origin_guard;
 mod origin_settling;
 mod origin_watching;
 mod proxy;

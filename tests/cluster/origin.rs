@@ -113,6 +113,13 @@ impl Node {
         self.feed()["seq"].as_u64().unwrap_or(0)
     }
 
+    /// Does something while the daemon stands still: then it sees all of it at once.
+    pub fn meanwhile(&self, change: impl FnOnce()) {
+        run("kill", &["-STOP", &self.pid().to_string()]);
+        change();
+        run("kill", &["-CONT", &self.pid().to_string()]);
+    }
+
     /// `depsync COMMAND`; it must succeed. Returns what it printed.
     pub fn tell(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments);

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     bus::board::{Answer, Desk, Request, State},
-    disk::Root,
+    disk::{CurrentRoot, Root},
     hooks::Hooks,
     ledger::{Decisions, Ledger},
     model::{Bindings, Content, Entry, FeedName, Head, Keep, Kind, ObjectId, Oid, RelPath},
@@ -82,7 +82,7 @@ impl World {
         self.wait("lock", |_| root.lock().ok());
         let origin = origin::start(Setup {
             feed: FeedName::default(),
-            root: Arc::new(root),
+            root: Arc::new(CurrentRoot::new(root)),
             store: Arc::clone(&self.desk.store),
             ledger: Arc::clone(&self.ledger),
             decisions: Arc::new(decisions),

@@ -28,7 +28,7 @@ use tower::ServiceExt;
 use super::{Access, Edge, Intake, Peer, Secret, Setup};
 use crate::{
     bus::{Board, Caller, Desk, frame::Hello, roster::Reach},
-    disk::Root,
+    disk::{CurrentRoot, Root},
     ledger::Decisions,
     model::{
         Bandwidth, Bindings, Entry, FeedName, Freshness, Kind, Member, Meta, Mtime, NodeId, Oid,
@@ -82,7 +82,7 @@ impl World {
         let feed: FeedName = "apps".parse().unwrap();
         let store = Arc::new(Store::open(&dir.path().join("feed")).unwrap());
         let desk = Arc::new(Desk::new(feed.clone(), store, Bindings::default()));
-        let root = Arc::new(Root::open(&dir.path().join("live")).unwrap());
+        let root = Arc::new(CurrentRoot::new(Root::open(&dir.path().join("live")).unwrap()));
         let left_out =
             Box::new(|path: &RelPath| path.name().ends_with(b".tmp").then_some("unfinished"));
         let region = Region {
