@@ -24,6 +24,7 @@ mod oracle;
 mod origin;
 mod origin_guard;
 mod origin_settling;
+mod origin_shapes;
 mod origin_watching;
 mod proxy;
 mod real_input;
