@@ -1,0 +1,132 @@
+//! The origin alone, on the real daemon: first import, scan, restart, one change, and a folder with
+//! very many files.
+//!
+//! Prints for a tree of `FILES` files in folders of `PER_DIR`: the import beside `cp -r` of the same
+//! tree to the same disk, the daemon's peak memory, a scan of the unchanged tree, a restart, and one
+//! change from settled to ref moved.
+//! `cargo bench --bench origin`; `FILES=1000000 PER_DIR=50`, `FILES=100000 PER_DIR=100000` for the
+//! large forms.
+#![expect(clippy::disallowed_methods, reason = "the scale comes from the environment")]
+
+#[path = "../tests/cluster/world.rs"]
+#[expect(
+    dead_code,
+    unreachable_pub,
+    clippy::pedantic,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "shared with the tests"
+)]
+mod world;
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use world::{Node, World, eventually_within};
+
+const LIMIT: Duration = Duration::from_secs(1800);
+
+fn scale(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn tree(dir: &Path, files: usize, per_dir: usize) {
+    for number in 0..files {
+        let at = number / per_dir;
+        let folder = dir.join(format!("svc-{:04}/mod-{at:05}", at / 20));
+        if number % per_dir == 0 {
+            fs::create_dir_all(&folder).expect("the folder can be made");
+        }
+        let text = format!("<x id=\"{number}\"/>\n").repeat(1 + number * 7919 % 60);
+        fs::write(folder.join(format!("f{number}.xml")), text).expect("the file can be written");
+    }
+}
+
+/// The most memory that a process has had so far, in MiB.
+fn peak(node: &Node) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    kib.unwrap_or_default() / 1024.0
+}
+
+fn wait_for(hub: &Node, files: usize) {
+    eventually_within(LIMIT, "all files are published", || {
+        let feed = hub.try_get("/v1/feeds/default")?;
+        if feed["files"] == files { Ok(()) } else { Err(feed.to_string()) }
+    });
+}
+
+fn sync(hub: &Node) -> Duration {
+    let began = Instant::now();
+    let output = hub.command(&["sync"]);
+    assert!(output.status.success(), "{output:?}");
+    began.elapsed()
+}
+
+fn main() {
+    let (files, per_dir) = (scale("FILES", 100_000), scale("PER_DIR", 100));
+    let world = World::new();
+    tree(&world.folder("hub"), files, per_dir);
+    println!("{files} files, {per_dir} in a folder");
+
+    let (from, to) = (world.path("hub"), world.path("copy"));
+    let began = Instant::now();
+    let copied = Command::new("cp").arg("-r").args([&from, &to]).status();
+    assert!(copied.is_ok_and(|status| status.success()));
+    let by_cp = began.elapsed();
+    fs::remove_dir_all(&to).expect("the copy can be removed");
+
+    let began = Instant::now();
+    let mut hub = world.primary("hub");
+    wait_for(&hub, files);
+    let import = began.elapsed();
+    let ratio = import.as_secs_f64() / by_cp.as_secs_f64();
+    println!(
+        "first import: {import:.2?}, cp -r {by_cp:.2?}, ratio {ratio:.2}; peak {:.0} MiB",
+        peak(&hub)
+    );
+
+    sync(&hub);
+    let mut scans: Vec<_> = (0..5).map(|_| sync(&hub)).collect();
+    scans.sort_unstable();
+    println!("scan of the unchanged tree, by `depsync sync`: median {:.2?}", scans[2]);
+
+    changes(&hub, scale("ROUNDS", 30));
+    println!("peak memory after all: {:.0} MiB", peak(&hub));
+
+    hub.stop();
+    let began = Instant::now();
+    hub.start();
+    sync(&hub);
+    println!("restart until all is scanned: {:.2?}; peak {:.0} MiB", began.elapsed(), peak(&hub));
+}
+
+/// One lone change after the other, as the daemon itself measures them.
+fn changes(hub: &Node, rounds: usize) {
+    let mut took = Vec::new();
+    for round in 0..rounds {
+        std::thread::park_timeout(Duration::from_millis(300));
+        let newest = || hub.get("/v1/runs?limit=1")["runs"][0].clone();
+        let before = newest()["commit"].clone();
+        fs::write(hub.dir.join("svc-0000/mod-00000/new.xml"), format!("{round} ").repeat(300))
+            .expect("the file can be written");
+        let run = eventually_within(LIMIT, "the run is in the history", || {
+            let run = newest();
+            if run["commit"] == before { Err(run.to_string()) } else { Ok(run) }
+        });
+        took.push(run["took_ms"].as_f64().expect("a run says how long it took"));
+    }
+    took.sort_by(f64::total_cmp);
+    let at = |percent: usize| took[(took.len() - 1) * percent / 100];
+    println!(
+        "one change, settled to ref moved: median {:.2} ms, p90 {:.2} ms, max {:.2} ms",
+        at(50),
+        at(90),
+        at(100)
+    );
+}
