@@ -85,8 +85,8 @@ impl Client {
     }
 }
 
-/// Bytes that each client receives per second, after a second to get going.
-async fn measure(node: &Node, clients: &[Client], span: Duration) -> Vec<f64> {
+/// Bytes that each client receives per second, after some time to get going.
+async fn measure(node: &Node, clients: &[Client], [settle, span]: [Duration; 2]) -> Vec<f64> {
     let address = node.url();
     let server = address.trim_start_matches("http://").parse().expect("an address");
     let mut all = JoinSet::new();
@@ -95,7 +95,7 @@ async fn measure(node: &Node, clients: &[Client], span: Duration) -> Vec<f64> {
             all.spawn(client.clone().download(server));
         }
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(settle).await;
     let before: Vec<u64> = clients.iter().map(|client| client.received.load(Relaxed)).collect();
     let started = Instant::now();
     tokio::time::sleep(span).await;
@@ -144,13 +144,13 @@ pub(crate) fn rates() {
     let world = World::new();
     let hub = hub(&world, 2_000_000_000);
     let file = "/v1/feeds/default/files/large.bin";
-    let span = Duration::from_secs(seconds(10));
+    let spans = [Duration::from_secs(1), Duration::from_secs(seconds(10))];
     let runtime = runtime();
     let off = |rate: f64, wanted: f64| 100.0 * (rate / wanted - 1.0);
 
     limit(&hub, "{\"downloads\": \"10MB/s\"}");
     let one = [Client::new(0, 1, None, file)];
-    let rate = runtime.block_on(measure(&hub, &one, span))[0];
+    let rate = runtime.block_on(measure(&hub, &one, spans))[0];
     println!("one at 10 MB/s: {:.3} MB/s, {:+.2} % (wanted 2 %)", rate / MB, off(rate, 10.0 * MB));
 
     limit(&hub, "{\"total\": \"50MB/s\"}");
@@ -162,7 +162,7 @@ pub(crate) fn rates() {
             _ => Client::new(number, 3, None, file),
         })
         .collect();
-    let rates = runtime.block_on(measure(&hub, &clients, span));
+    let rates = runtime.block_on(measure(&hub, &clients, spans));
     let total: f64 = rates.iter().sum();
     let wishes: Vec<_> = clients.iter().map(|client| client.takes).collect();
     let shares = entitled(50.0 * MB, &wishes);
@@ -190,7 +190,7 @@ pub(crate) fn rates() {
     let mirror = format!("/v1/feeds/default/objects/{}", id.trim().trim_end_matches('"'));
     limit(&hub, "{\"downloads\": \"20MB/s\", \"replication\": \"10MB/s\"}");
     let both = [Client::new(1, 2, None, file), Client::new(2, 2, None, &mirror)];
-    let rates = runtime.block_on(measure(&hub, &both, span));
+    let rates = runtime.block_on(measure(&hub, &both, spans));
     println!(
         "two classes at once: {:.3} of 20 MB/s ({:+.2} %), {:.3} of 10 MB/s ({:+.2} %)",
         rates[0] / MB,
@@ -234,15 +234,16 @@ pub(crate) fn slow_clients() {
     let hub = hub(&world, 300_000_000);
     let file = "/v1/feeds/default/files/large.bin";
     let before = memory(hub.pid());
-    limit(&hub, "{\"total\": \"100MB/s\"}");
     let mut clients: Vec<Client> =
         (0..SLOW_CLIENTS).map(|number| Client::new(number, 1, Some(2000.0), file)).collect();
     clients.push(Client::new(SLOW_CLIENTS, 1, None, file));
-    let rates = runtime().block_on(measure(&hub, &clients, Duration::from_secs(seconds(10))));
+    // On loopback the system takes megabytes for each client before it says that one is slow.
+    let spans = [Duration::from_secs(20), Duration::from_secs(seconds(10))];
+    let rates = runtime().block_on(measure(&hub, &clients, spans));
     let after = memory(hub.pid());
     println!(
         "{SLOW_CLIENTS} slow clients: peak memory {:.0} MB (before {:.0}; wanted under 200); a fast one \
-         gets {:.1} of 100 MB/s",
+         gets {:.1} MB/s",
         after / MB,
         before / MB,
         rates[SLOW_CLIENTS as usize] / MB,
