@@ -356,6 +356,8 @@ impl Node {
             root: feed.root.as_deref().map(CurrentRoot::get),
             keep: Keep::ALL,
             snapshot: feed.snapshot(&self.state)?,
+            drift: if mirror.repair { replica::Drift::Repair } else { replica::Drift::Report },
+            checkout_at: mirror.checkout_at.clone(),
             adopt: matches!(mirror.checkout, Checkout::InPlace { adopt: true, .. }),
             upstreams: vec![upstream],
             upstream_feed: mirror.upstream_feed.clone(),

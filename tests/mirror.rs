@@ -229,6 +229,8 @@ impl Mirror {
             root: Some(Arc::new(Root::open(self.dir.path()).unwrap())),
             keep: KEEP,
             snapshot: None,
+            drift: depsync::replica::Drift::Repair,
+            checkout_at: None,
             adopt: self.adopt,
             upstreams: vec![format!("http://{}", self.upstream).parse().unwrap()],
             upstream_feed: self.feed.parse().unwrap(),

@@ -333,6 +333,10 @@ pub struct State {
     pub heartbeat: Option<Instant>,
     /// Changes that wait.
     pub held: Vec<Held>,
+    /// At a region: the feed's paths that others have changed and that stay so.
+    pub drift: Vec<Held>,
+    /// At a region: how many files lie in the directory that are not the feed's.
+    pub extra: u64,
     /// Deletions among them, which are approved or rejected as one list.
     pub deletions: Option<DeletionsHeld>,
     /// At a primary: how often everything was scanned because events were lost.

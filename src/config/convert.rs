@@ -15,7 +15,8 @@ use super::{
     place,
 };
 use crate::model::{
-    Bandwidth, ByteSize, FeedName, Freshness, Keep, Label, Profile, RegionName, RegionTable, Stale,
+    Bandwidth, ByteSize, Cron, FeedName, Freshness, Keep, Label, Profile, RegionName, RegionTable,
+    Stale,
 };
 
 /// Files from this size on are stored as objects, unless the feed says otherwise.
@@ -276,6 +277,14 @@ impl TryFrom<file::Feed> for FeedSettings {
         let way = way(raw.checkout.as_ref(), &mut faults);
         let releases = releases(raw.releases.as_ref(), &mut faults);
         let hard_link = raw.link;
+        let checkout_at =
+            faults.read("checkout_at", raw.checkout_at.as_ref(), |text| Cron::parse(text, None));
+        let known = |text: &String| match text.as_str() {
+            "repair" => Ok(true),
+            "report" => Ok(false),
+            _ => Err(format!("\"{text}\" is no policy; there are repair and report")),
+        };
+        let repair = faults.read("drift", raw.drift.as_ref(), known).unwrap_or(true);
         let upstream: Option<BaseUrl> = faults.parse("upstream", raw.upstream.as_ref());
         let mirrored = raw.upstream.is_some();
         let hooks = raw.hooks.clone().map(Spanned::into_inner);
@@ -298,9 +307,14 @@ impl TryFrom<file::Feed> for FeedSettings {
             Way::None => Checkout::None,
         };
         let role = match upstream {
-            Some(upstream) => {
-                Some(Role::Region(Mirror { upstream, upstream_feed, token_file, checkout }))
-            }
+            Some(upstream) => Some(Role::Region(Mirror {
+                upstream,
+                upstream_feed,
+                token_file,
+                checkout,
+                checkout_at,
+                repair,
+            })),
             None => primary.map(Role::Primary),
         };
         match role {

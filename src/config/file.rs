@@ -104,6 +104,8 @@ pub(super) struct Feed {
     pub(super) trusted_keys: Value<PathBuf>,
     pub(super) checkout: Value<String>,
     pub(super) releases: Value<u64>,
+    pub(super) checkout_at: Value<String>,
+    pub(super) drift: Value<String>,
     pub(super) link: bool,
 }
 

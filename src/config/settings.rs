@@ -8,7 +8,7 @@ use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, str::FromStr, time::D
 use ipnet::IpNet;
 
 use crate::model::{
-    Bandwidth, FeedName, Freshness, Keep, Label, Profile, RegionName, RegionTable, Stale,
+    Bandwidth, Cron, FeedName, Freshness, Keep, Label, Profile, RegionName, RegionTable, Stale,
 };
 
 /// What one daemon does.
@@ -147,6 +147,10 @@ pub struct Mirror {
     pub token_file: Option<PathBuf>,
     /// Where its files are put.
     pub checkout: Checkout,
+    /// When; absent: at once.
+    pub checkout_at: Option<Cron>,
+    /// Whether what others change in the directory is put right, or only told of.
+    pub repair: bool,
 }
 
 /// Where a mirrored feed's files are put.

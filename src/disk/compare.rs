@@ -65,6 +65,21 @@ pub fn verify(
     Ok((!equal).then_some(Mismatch::Content))
 }
 
+/// The same but for the bytes: what `stat` can tell.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn verify_metadata(
+    root: &Root,
+    path: &RelPath,
+    entry: &Entry,
+    keep: &Keep,
+) -> Result<Option<Mismatch>> {
+    let Some(stat) = root.stat(path)? else { return Ok(Some(Mismatch::Missing)) };
+    let differs = || metadata_differs(&stat, entry, *keep);
+    Ok(if is_kind(&stat, &entry.kind) { differs() } else { Some(Mismatch::Type) })
+}
+
 /// Whether what lies at a path has an entry's type and bytes, whatever its metadata.
 ///
 /// # Errors

@@ -27,7 +27,7 @@ use std::{
 
 pub use crate::{model::Keep, sys::FileSystem};
 pub use aside::{Aside, KEEP_DAYS, Kept, MAX_BYTES, Note};
-pub use compare::{Contact, Mismatch, compare, holds, verify};
+pub use compare::{Contact, Mismatch, compare, holds, verify, verify_metadata};
 pub use journal::{Unfinished, unfinished};
 pub use metadata::{FileKind, Stat};
 pub use place::place;

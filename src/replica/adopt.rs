@@ -60,7 +60,7 @@ pub(super) fn first_contact(checkout: &Checkout, to: &Head, profile: &str) -> Re
 
 /// What does not belong to the feed: a profile or an ignore file that cannot be read leaves nothing
 /// out, so that at worst there is more to say yes to.
-fn rules(
+pub(super) fn rules(
     checkout: &Checkout,
     feed: &BTreeMap<RelPath, Entry>,
     profile: &str,

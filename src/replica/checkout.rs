@@ -15,7 +15,13 @@ use std::{
 use crate::{
     disk::{self, FileKind, Keep, Placed, Placing, Root, Source},
     model::{Change, Content, Entry, Head, Kind, Oid, RelPath},
-    replica::{Error, adopt, gate::Gate, known::Known, snapshot::Snapshots},
+    replica::{
+        Error, adopt,
+        drift::{Drift, Repairs},
+        gate::Gate,
+        known::Known,
+        snapshot::Snapshots,
+    },
     store::{self, Store},
 };
 
@@ -52,6 +58,9 @@ pub(super) struct Checkout {
     pub(super) partial: Mutex<Option<Partial>>,
     /// What it has put in place so far.
     pub(super) known: Known,
+    /// What is done about drift, and what was done lately.
+    pub(super) drift: Drift,
+    pub(super) repairs: Repairs,
 }
 
 /// A checkout that could not put every path in place. It is forgotten by a restart, which then
@@ -102,7 +111,7 @@ impl Checkout {
         self.state.join("aside")
     }
 
-    fn journal(&self) -> PathBuf {
+    pub(super) fn journal(&self) -> PathBuf {
         self.state.join("journal")
     }
 
@@ -135,6 +144,7 @@ impl Checkout {
         }
         self.store.set_checked_out(to)?;
         *self.partial() = None;
+        self.repairs.forget(&changes);
         let drifted = changes.iter().filter_map(|change| self.differs(change).transpose());
         Ok(Done { placed, drifted: drifted.collect::<Result<_, _>>()? })
     }
@@ -157,6 +167,11 @@ impl Checkout {
         }
         changes.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(changes)
+    }
+
+    /// Whether the last checkout left paths out: what lies there is no drift.
+    pub(super) fn is_partial(&self) -> bool {
+        self.partial().is_some()
     }
 
     fn partial(&self) -> MutexGuard<'_, Option<Partial>> {
@@ -186,7 +201,7 @@ impl Checkout {
         Ok((!is_right).then(|| change.path.clone()))
     }
 
-    fn source(&self, blob: Oid) -> io::Result<Source> {
+    pub(super) fn source(&self, blob: Oid) -> io::Result<Source> {
         source(&self.store, blob)
     }
 

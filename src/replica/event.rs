@@ -100,6 +100,8 @@ pub enum Event {
         /// What we never check out.
         revoked: BTreeSet<Oid>,
     },
+    /// The time for checkouts has come.
+    CheckoutDue,
     /// Someone asks to look now.
     SyncRequested,
     /// The deadline has come.

@@ -33,6 +33,8 @@ pub struct Options {
     pub upstreams: usize,
     /// Whether there is a directory to check out into; else history and objects are all.
     pub checkout: bool,
+    /// Whether heads are put in place only at certain times.
+    pub scheduled: bool,
     /// How long after the last sign of the head it is asked for.
     pub poll: Duration,
     /// Where the randomness of the waits begins.
@@ -69,6 +71,8 @@ pub struct Follow {
     /// Where the primary keeps us, and what we never check out.
     pin: Option<Head>,
     revoked: BTreeSet<Oid>,
+    /// The time for a checkout has come; a first one does not wait for it.
+    due: bool,
     parcels: VecDeque<Parcel>,
     /// Heads in a row that do not follow ours, and the last of them.
     odd: u32,
@@ -111,6 +115,7 @@ impl Follow {
             put_off: None,
             pin: None,
             revoked: BTreeSet::new(),
+            due: !options.scheduled || have.is_none(),
             parcels: VecDeque::new(),
             odd: 0,
             refusal: None,
@@ -186,6 +191,10 @@ impl Follow {
         if let Some(pin) = self.pin {
             return Some(format!("pinned to commit {} by the primary", pin.commit.short()));
         }
+        if !self.due && self.goal() != self.have {
+            let head = self.goal().map_or(String::new(), |head| head.commit.short().to_string());
+            return Some(format!("commit {head} is here and waits for checkout_at"));
+        }
         let revoked = self.fetched.filter(|head| self.revoked.contains(&head.commit))?;
         Some(format!("commit {} is revoked and not checked out", revoked.commit.short()))
     }
@@ -247,7 +256,9 @@ impl Follow {
             Event::Ordered { pin, revoked } => {
                 (self.pin, self.revoked) = (pin, revoked);
             }
+            Event::CheckoutDue => self.due = true,
             Event::SyncRequested => {
+                self.due = true;
                 for backoff in [&mut self.reconnect, &mut self.refetch, &mut self.replace] {
                     backoff.reset();
                 }
@@ -295,7 +306,7 @@ impl Follow {
 
     /// The head to put in place now.
     fn unplaced(&self) -> Option<Head> {
-        let idle = self.options.checkout && self.placing.is_none();
+        let idle = self.options.checkout && self.placing.is_none() && self.due;
         let goal = self.goal().filter(|_| idle);
         goal.filter(|goal| Some(*goal) != self.have && Some(*goal) != self.vetoed)
     }
@@ -477,6 +488,7 @@ impl Follow {
     fn take_checked_out(&mut self, now: Instant, head: Head, effects: &mut Vec<Effect>) {
         self.placing = None;
         self.have = Some(head);
+        self.due = !self.options.scheduled;
         (self.checkout_error, self.vetoed, self.put_off) = (None, None, None);
         self.replace.reset();
         effects.push(self.report(now, head, Outcome::Verified, None));

@@ -6,8 +6,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::Oid;
 
-const OPTIONS: Options =
-    Options { upstreams: 1, checkout: true, poll: Duration::from_secs(60), seed: 7 };
+const OPTIONS: Options = Options {
+    upstreams: 1,
+    checkout: true,
+    scheduled: false,
+    poll: Duration::from_secs(60),
+    seed: 7,
+};
 
 fn head(epoch: u64, seq: u64) -> Head {
     let mut id = [u8::try_from(epoch).unwrap(); 20];

@@ -10,6 +10,7 @@ mod adopt;
 mod backoff;
 mod checkout;
 mod connection;
+mod drift;
 mod error;
 pub mod event;
 mod fetch;
@@ -34,12 +35,14 @@ use std::{
 use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 
+pub use drift::Drift;
 pub use error::{Error, Foreign};
 pub use snapshot::Snapshot;
 pub use upstream::TokenFile;
 
 use self::{
     checkout::{Checkout, Way},
+    drift::Repairs,
     gate::{Asking, Gate},
     known::Known,
     snapshot::Snapshots,
@@ -50,7 +53,7 @@ use crate::{
     disk::{Keep, Root},
     hooks::Hooks,
     ledger::Ledger,
-    model::{FeedName, Label, NodeId, RegionName},
+    model::{Cron, FeedName, Label, NodeId, RegionName},
 };
 
 /// What a mirror of one feed is given.
@@ -63,6 +66,10 @@ pub struct Setup {
     pub root: Option<Arc<Root>>,
     /// Which metadata is put in place.
     pub keep: Keep,
+    /// What is done about files that others change in the directory.
+    pub drift: Drift,
+    /// Heads are fetched at once and put in place only then; absent: at once.
+    pub checkout_at: Option<Cron>,
     /// In place of a deployment directory: a folder for each version, and a link.
     pub snapshot: Option<Snapshot>,
     /// Whether foreign files may be moved aside at first contact.
@@ -127,7 +134,9 @@ impl Setup {
         let root = self.root.clone()?;
         let gate = self.gate(root.path(), stopping);
         let (adopt, partial, known) = (self.adopt, Mutex::default(), Known::default());
-        let checkout = Checkout { store, root, state, keep, adopt, gate, partial, known };
+        let (drift, repairs) = (self.drift, Repairs::default());
+        let checkout =
+            Checkout { store, root, state, keep, adopt, gate, partial, known, drift, repairs };
         Some(Arc::new(Way::InPlace(checkout)))
     }
 

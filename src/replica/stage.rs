@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -23,6 +23,7 @@ use super::{
     Error, Setup,
     checkout::{Done, Way},
     connection::{self, Heard, Line},
+    drift::{Findings, Scope, Watch},
     event::{Effect, Event, Summary},
     fetch::Fetcher,
     follow::{Follow, Options},
@@ -31,17 +32,24 @@ use super::{
 };
 use crate::{
     bus::{
-        Desk, Request,
+        Desk, Held, Request,
         frame::{FromFollower, Hello, Pulse, Standing},
     },
-    model::{Head, Oid, Orders},
+    ledger::{self, Ledger, NewRun},
+    model::{Cron, Head, Oid, Orders, RelPath},
     store::{Published, Store},
+    sys,
 };
 
 /// Requests from the edge, reports and heard frames that may wait.
 const QUEUE: usize = 64;
 /// Redirected downloads that may wait for their commit.
 const MAX_WAITING: usize = 1_000;
+
+/// Paths that differ and are named.
+const MAX_DRIFT: usize = 1_000;
+/// How often the time of day is looked at.
+const CLOCK: Duration = Duration::from_secs(30);
 
 type Answer = oneshot::Sender<Result<(), String>>;
 
@@ -76,6 +84,7 @@ enum Ended {
     Poll(Vec<(usize, Result<Option<Head>, Error>)>),
     Fetch(Result<Published, Error>),
     Checkout(Head, Result<Done, Error>),
+    Checked(Result<Findings, Error>),
     /// Whether a commit is here that someone waits for; with the number of looks so far.
     Look(Oid, Answer, u32, Result<bool, Error>),
 }
@@ -99,6 +108,13 @@ struct Stage {
     waiting: Vec<(Oid, Answer)>,
     /// Ends a hook that is being asked.
     stopping: Arc<AtomicBool>,
+    /// Looks for what others change; none where there is nothing to be changed.
+    watch: Option<Watch>,
+    checking: bool,
+    ledger: Arc<Ledger>,
+    /// When checkouts are due.
+    checkout_at: Option<Cron>,
+    next_checkout: Option<SystemTime>,
 }
 
 impl Drop for Stage {
@@ -124,6 +140,7 @@ impl Stage {
         let options = Options {
             upstreams: setup.upstreams.len(),
             checkout: setup.root.is_some() || setup.snapshot.is_some(),
+            scheduled: setup.checkout_at.is_some(),
             poll: setup.poll,
             seed: setup.seed(),
         };
@@ -132,6 +149,8 @@ impl Stage {
         desk.take_requests(Some(Box::new(mailbox)));
         let progress = desk.progress.clone();
         let stopping = Arc::new(AtomicBool::new(false));
+        let watch = setup.root.as_ref().filter(|_| setup.snapshot.is_none());
+        let watch = watch.map(|root| Watch::start(root));
         let stage = Stage {
             hello: setup.hello(),
             upstreams: setup.upstreams(),
@@ -147,6 +166,11 @@ impl Stage {
             asked: Vec::new(),
             waiting: Vec::new(),
             stopping,
+            watch,
+            checking: false,
+            ledger: setup.ledger.clone(),
+            next_checkout: setup.checkout_at.as_ref().and_then(|cron| cron.next_after(sys::now())),
+            checkout_at: setup.checkout_at.take(),
             desk,
         };
         Ok((stage, requests))
@@ -171,6 +195,8 @@ impl Stage {
                 }
                 Some(request) = requests.recv() => self.take_request(request),
                 () = sleep_until(deadline) => self.feed(Event::Ticked),
+                scope = look(&mut self.watch, self.checking) => self.check(scope),
+                () = wait_for(self.next_checkout) => self.mind_clock(),
             }
         }
     }
@@ -256,6 +282,68 @@ impl Stage {
         });
     }
 
+    /// A clock that was set is minded too: it is looked at every half minute.
+    fn mind_clock(&mut self) {
+        let Some(at) = self.next_checkout.filter(|at| *at <= sys::now()) else { return };
+        self.next_checkout =
+            self.checkout_at.as_ref().and_then(|cron| cron.next_after(at.max(sys::now())));
+        self.feed(Event::CheckoutDue);
+    }
+
+    fn check(&mut self, scope: Scope) {
+        let Some(checkout) = self.checkout.clone() else { return };
+        let watcher = self.watch.as_ref().and_then(|watch| watch.watcher.clone());
+        let (directory, profile) = (self.directory.clone(), self.desk.profile.borrow().clone());
+        self.checking = true;
+        self.tasks.spawn(async move {
+            let found = directory.run(move || match &*checkout {
+                Way::InPlace(checkout) => checkout.check(&scope, &profile, watcher.as_deref()),
+                Way::Snapshot(_) => Ok(Findings::default()),
+            });
+            Ended::Checked(found.await.map_err(Error::from).flatten())
+        });
+    }
+
+    fn take_findings(&mut self, findings: Findings) {
+        let feed = &self.desk.feed;
+        for path in findings.set_aside.iter().chain(&findings.repaired) {
+            warn!(%feed, %path, "was changed here: put right");
+        }
+        for (path, why) in &findings.told {
+            warn!(%feed, %path, "differs from the feed: {why}");
+        }
+        if !findings.repaired.is_empty() {
+            let mut run = NewRun::new(feed.clone(), ledger::Kind::Repair, sys::now());
+            run.files = findings.repaired.len() as u64;
+            run.commit = self.follow.summary().have.map(|head| head.commit);
+            run.names = findings.repaired.iter().take(ledger::MAX_NAMES).cloned().collect();
+            if let Err(error) = self.ledger.add_run(&run) {
+                warn!(%feed, %error, "a run is not recorded");
+            }
+        }
+        let told = |(path, reason): (RelPath, String)| Held {
+            path,
+            reason,
+            since: sys::now(),
+            decision: false,
+        };
+        self.desk.state.send_if_modified(|state| {
+            let before = (state.drift.len(), state.extra);
+            if let Some(extra) = findings.extra {
+                state.extra = extra;
+                state.drift.clear();
+            }
+            let news: Vec<Held> = findings.told.into_iter().map(told).collect();
+            state.drift.retain(|known| {
+                !findings.repaired.contains(&known.path)
+                    && !news.iter().any(|new| new.path == known.path)
+            });
+            state.drift.extend(news);
+            state.drift.truncate(MAX_DRIFT);
+            before != (state.drift.len(), state.extra)
+        });
+    }
+
     fn take_heard(&mut self, heard: Heard) {
         self.desk.state.send_modify(|state| state.heartbeat = Some(Instant::now()));
         match heard {
@@ -332,8 +420,22 @@ impl Stage {
             Ended::Fetch(Err(error)) => {
                 self.take_failed_fetch(error)?;
             }
+            Ended::Checked(found) => {
+                self.checking = false;
+                match found {
+                    Ok(findings) => self.take_findings(findings),
+                    Err(error) if error.ends_the_stage() => return Err(error),
+                    Err(error) => warn!(feed = %self.desk.feed, "cannot look for drift: {error}"),
+                }
+            }
             Ended::Checkout(head, Ok(done)) => {
                 self.tell(head, &done);
+                // The first one makes the folders that are to be watched.
+                if self.follow.summary().have.is_none()
+                    && let Some(watch) = &mut self.watch
+                {
+                    watch.look_at_all();
+                }
                 self.feed(Event::CheckedOut { head });
             }
             Ended::Checkout(_, Err(Error::Vetoed(reason))) => {
@@ -488,6 +590,25 @@ impl Stage {
             state.last_error.clone_from(&summary.last_error);
         });
         self.shown = Some(summary);
+    }
+}
+
+/// When there is something to be looked at, and nobody is looking already.
+async fn look(watch: &mut Option<Watch>, busy: bool) -> Scope {
+    match watch {
+        Some(watch) if !busy => watch.due().await,
+        _ => std::future::pending().await,
+    }
+}
+
+/// Until then by the time of day, or for half a minute.
+async fn wait_for(at: Option<SystemTime>) {
+    match at {
+        Some(at) => {
+            let left = at.duration_since(sys::now()).unwrap_or_default();
+            tokio::time::sleep(left.min(CLOCK)).await;
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -113,6 +113,10 @@ async fn describe(edge: &Edge, feed: &Feed) -> Result<Value, Fault> {
         feed["upstream"] = json!(state.upstream_url);
         (feed["want"], feed["fetched"], feed["have"]) =
             (json!(state.want), json!(state.fetched), json!(state.have));
+        let drift: Vec<Waiting> =
+            state.drift.iter().take(SHOWN_HELD).map(Waiting::from).collect();
+        feed["drift"] = json!({ "paths": drift, "count": state.drift.len() });
+        feed["extra_files"] = json!(state.extra);
         feed["standing"] = json!(state.standing);
         feed["progress"] = json!(under_way.map(progress));
         feed["heard_ms"] = json!(state.heartbeat.map(|heard| heard.elapsed().as_millis()));

@@ -345,3 +345,113 @@ fn every_kind_of_entry_arrives_as_it_was() {
     fs::set_permissions(hub.dir.join("closed"), PermissionsExt::from_mode(0o755)).unwrap();
     wait_equal(&hub.dir, &[&eu.dir]);
 }
+
+fn region(world: &World, name: &str, upstream: &Node, more: &str) -> Node {
+    let feed = format!("upstream = {:?}\n{more}", upstream.url());
+    let mut node = world.configured(name, &format!("[region]\nname = {name:?}"), &feed);
+    node.start();
+    node
+}
+
+#[test]
+fn drift_is_put_right_or_told_and_what_is_not_the_feeds_stays() {
+    let world = World::new();
+    let mut hub = world.configured("hub", "", "profile = \"tomcat\"");
+    hub.start();
+    for name in ["app.war", "conf.xml", "gone.txt", "deep.txt"] {
+        fs::write(hub.dir.join(name.replace(".war", ".txt")), name).unwrap();
+    }
+    let war = "/usr/share/java/tomcat10-catalina.jar";
+    fs::copy(war, hub.dir.join("hello.war")).unwrap();
+    let eu = region(&world, "eu", &hub, "");
+    let us = region(&world, "us", &hub, "drift = \"report\"");
+    wait_equal(&hub.dir, &[&eu.dir, &us.dir]);
+    eventually("both have looked at everything", || {
+        for node in [&eu, &us] {
+            let feed = node.get("/v1/feeds/default");
+            if feed["state"] != "idle" {
+                return Err(feed.to_string());
+            }
+        }
+        Ok(())
+    });
+    for node in [&eu, &us] {
+        // What the server itself writes, and what nobody asked about.
+        fs::create_dir_all(node.dir.join("hello/WEB-INF")).unwrap();
+        fs::write(node.dir.join("hello/WEB-INF/web.xml"), "exploded").unwrap();
+        fs::write(node.dir.join("extra.log"), "extra").unwrap();
+        fs::write(node.dir.join("conf.xml"), "edited by hand").unwrap();
+        fs::remove_file(node.dir.join("gone.txt")).unwrap();
+        fs::set_permissions(node.dir.join("deep.txt"), PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    eventually("eu is put right", || {
+        let same =
+            |name: &str| fs::read(eu.dir.join(name)).ok() == fs::read(hub.dir.join(name)).ok();
+        let mode = fs::metadata(eu.dir.join("deep.txt")).unwrap().mode() & 0o777;
+        if same("conf.xml") && same("gone.txt") && mode != 0o777 {
+            Ok(())
+        } else {
+            Err(eu.log_text())
+        }
+    });
+    let aside = contents(&eu.state.join("feeds/default/aside"));
+    let kept = aside.keys().find(|path| path.ends_with("conf.xml")).expect("their version is kept");
+    let kept = fs::read(eu.state.join("feeds/default/aside").join(kept)).unwrap();
+    assert_eq!(kept, b"edited by hand");
+    assert!(eu.dir.join("hello/WEB-INF/web.xml").exists() && eu.dir.join("extra.log").exists());
+    eventually("us tells and changes nothing", || {
+        let feed = us.get("/v1/feeds/default");
+        let told = feed["drift"]["paths"].to_string();
+        let all = ["conf.xml", "gone.txt", "deep.txt"].iter().all(|name| told.contains(name));
+        if all && feed["drift"]["count"] == 3 { Ok(()) } else { Err(feed.to_string()) }
+    });
+    assert_eq!(fs::read(us.dir.join("conf.xml")).unwrap(), b"edited by hand");
+    assert!(!us.dir.join("gone.txt").exists());
+
+    // Somebody insists: after the third time it is left alone, and said.
+    for round in 0..6 {
+        fs::write(eu.dir.join("conf.xml"), format!("again {round}")).unwrap();
+        eventually("seen", || {
+            let told = eu.get("/v1/feeds/default")["drift"]["paths"].to_string();
+            let right = fs::read(eu.dir.join("conf.xml")).unwrap() == b"conf.xml";
+            if right || told.contains("conf.xml") { Ok(()) } else { Err(told) }
+        });
+    }
+    let feed = eu.get("/v1/feeds/default");
+    assert!(
+        feed["drift"]["paths"].to_string().contains("three times")
+            || feed["drift"]["paths"].to_string().contains("3 times"),
+        "{feed}"
+    );
+    fs::write(hub.dir.join("conf.xml"), "the feed changes it").unwrap();
+    eventually("the feed's change wins", || match fs::read(eu.dir.join("conf.xml")).unwrap() {
+        text if text == b"the feed changes it" => Ok(()),
+        _ => Err(eu.get("/v1/feeds/default").to_string()),
+    });
+}
+
+#[test]
+fn a_scheduled_checkout_fetches_at_once_and_waits_for_its_time_or_for_sync() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    fs::write(hub.dir.join("first"), "1").unwrap();
+    let eu = region(&world, "eu", &hub, "checkout_at = \"0 0 0 1 1 *\"");
+    wait_equal(&hub.dir, &[&eu.dir]);
+    fs::write(hub.dir.join("second"), "2").unwrap();
+    eventually("it is fetched and waits", || {
+        let feed = eu.get("/v1/feeds/default");
+        let here =
+            feed["fetched"]["commit"] == hub.commit().as_str() && feed["fetched"] != feed["have"];
+        let said = feed["detail"].as_str().unwrap_or_default().contains("checkout_at");
+        if here && said { Ok(()) } else { Err(feed.to_string()) }
+    });
+    assert!(!eu.dir.join("second").exists());
+    assert!(eu.command(&["sync"]).status.success());
+    wait_equal(&hub.dir, &[&eu.dir]);
+    // Every second, it comes by itself.
+    let us = region(&world, "us", &hub, "checkout_at = \"* * * * * *\"");
+    wait_equal(&hub.dir, &[&us.dir]);
+    fs::write(hub.dir.join("third"), "3").unwrap();
+    wait_equal(&hub.dir, &[&us.dir]);
+    assert!(!eu.dir.join("third").exists());
+}

@@ -176,3 +176,172 @@ fn locks_that_a_crash_left_behind_heal_without_help() {
     fs::write(hub.dir.join("a"), "2").unwrap();
     wait_equal(&hub.dir, &[&eu.dir]);
 }
+
+/// Where the whole way of a change can be cut: making it durable and visible, telling others, and
+/// running the operator's programs; with how many of each there are at the least.
+const WAY: [(&str, u64); 8] = [
+    ("fsync", 8),
+    ("rename", 4),
+    ("renameat", 3),
+    ("renameat2", 1),
+    ("unlinkat", 2),
+    ("pidfd_open", 2),
+    ("sendto", 4),
+    ("unlink", 2),
+];
+
+/// Commit, announce, fetch, checkout and hooks, on both nodes by turns, under a reader.
+#[test]
+fn a_cluster_with_hooks_killed_at_any_step_converges_and_its_readers_see_whole_files() {
+    let rounds = if std::env::var_os("DEPSYNC_FULL").is_some() { 300 } else { 12 };
+    let world = World::new();
+    let log = |name: &str| world.path(name);
+    let script = |name: &str| format!("echo $DEPSYNC_COMMIT >>{:?}", log(name));
+    let (before, after) = (script("asked"), script("committed"));
+    let at_hub = [("pre-commit", before.as_str()), ("post-commit", after.as_str())];
+    let mut hub = crate::hooks::primary(&world, &crate::hooks::hooks(&world, "hub.hooks", &at_hub));
+    let (before, after) = (script("allowed"), script("done"));
+    let at_eu = [("pre-checkout", before.as_str()), ("post-checkout", after.as_str())];
+    let hooks = crate::hooks::hooks(&world, "eu.hooks", &at_eu);
+    let mut eu = crate::hooks::region(&world, &hub, &hooks);
+    let mut seed = Seed(23);
+    write_round(&hub.dir, 0, &mut seed);
+    wait_equal(&hub.dir, &[&eu.dir]);
+    let (hub_dir, eu_dir) = (hub.dir.clone(), eu.dir.clone());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let torn = std::sync::Mutex::new(None);
+    let mut killed = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for number in 0..6 {
+                    let path = hub_path(&eu_dir, number);
+                    let Ok(text) = fs::read_to_string(&path) else { continue };
+                    let first = text.lines().next().unwrap_or_default();
+                    let whole = [3, 300, 40_000].contains(&text.lines().count());
+                    if !whole || text.lines().any(|line| line != first) {
+                        torn.lock().unwrap().get_or_insert(path);
+                    }
+                }
+                std::thread::park_timeout(std::time::Duration::from_millis(2));
+            }
+        });
+        for round in 1..=rounds {
+            let (step, most) = WAY[seed.next(WAY.len() as u64) as usize];
+            let when = 1 + seed.next(most);
+            let at_primary = seed.next(2) == 0;
+            let story = format!("round {round}: primary {at_primary}, {step} number {when}");
+            let victim = if at_primary { &mut hub } else { &mut eu };
+            victim.stop();
+            kill_at(victim, step, when);
+            write_round(&hub_dir, round, &mut seed);
+            victim.spawn();
+            let died = eventually(&story, || {
+                if victim.exited().is_some() {
+                    return Ok(true);
+                }
+                crate::oracle::compare(&hub_dir, &eu_dir).map(|()| false)
+            });
+            killed += u32::from(died);
+            victim.kill();
+            victim.wrap.clear();
+            victim.start();
+            wait_equal(&hub_dir, &[&eu_dir]);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(torn.into_inner().unwrap(), None, "a reader saw a torn file");
+    eprintln!("{killed} of {rounds} starts were killed");
+    assert!(u64::from(killed) * 4 >= rounds, "only {killed} of {rounds} starts met their step");
+    for node in [&hub, &eu] {
+        node.fsck();
+    }
+    let newest = hub.commit();
+    for name in ["committed", "done"] {
+        eventually("the newest commit has had its hook", || {
+            let text = fs::read_to_string(log(name)).unwrap_or_default();
+            if text.lines().any(|line| line == newest) { Ok(()) } else { Err(text) }
+        });
+    }
+    for name in ["committed", "done"] {
+        let text = fs::read_to_string(log(name)).unwrap();
+        let mut commits: Vec<&str> = text.lines().collect();
+        let all = commits.len();
+        commits.sort_unstable();
+        commits.dedup();
+        // Only a run that a kill cut short is made again.
+        assert!(all - commits.len() <= killed as usize, "{name}: {all} runs of {}", commits.len());
+    }
+}
+
+/// A kill in the middle of a checkout, and then another head: what lay half-way is finished first,
+/// and nothing of it is taken for somebody else's.
+#[test]
+fn a_checkout_that_was_cut_off_is_finished_before_the_next_one() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    let mut eu = world.region("eu", &hub);
+    for number in 0..40 {
+        fs::write(hub.dir.join(format!("file-{number}")), "first").unwrap();
+    }
+    wait_equal(&hub.dir, &[&eu.dir]);
+    eu.stop();
+    assert!(hub.command(&["hold"]).status.success());
+    for number in 0..40 {
+        fs::write(hub.dir.join(format!("file-{number}")), "second").unwrap();
+    }
+    let before = hub.commit();
+    assert!(hub.command(&["release"]).status.success());
+    let next = |before: &str| {
+        eventually("published", || match hub.commit() {
+            commit if commit == before => Err("no new commit".into()),
+            commit => Ok(commit),
+        })
+    };
+    let second = next(&before);
+    // Renames into place begin behind the few of pack, index and journal.
+    kill_at(&mut eu, "renameat", 15);
+    eu.spawn();
+    eventually("killed in the middle", || {
+        eu.exited().map(|_| ()).ok_or_else(|| "it runs".to_owned())
+    });
+    let state = |text: &[u8]| {
+        let is = |number: &u32| fs::read(eu.dir.join(format!("file-{number}"))).unwrap() == text;
+        (0..40).filter(is).count()
+    };
+    let (old, new) = (state(b"first"), state(b"second"));
+    assert!(old + new == 40 && old > 0 && new > 0, "{old} old, {new} new: it was no mixture");
+    assert!(eu.state.join("feeds/default/journal").exists());
+    for number in 0..40 {
+        fs::write(hub.dir.join(format!("file-{number}")), "third").unwrap();
+    }
+    next(&second);
+    eu.kill();
+    eu.wrap.clear();
+    eu.start();
+    wait_equal(&hub.dir, &[&eu.dir]);
+    let aside = contents(&eu.state.join("feeds/default/aside"));
+    assert!(aside.is_empty(), "our own files were taken for somebody's: {aside:?}");
+    eu.fsck();
+}
+
+/// Each file says on every line what it is: half of one, or of two, is seen.
+fn write_round(dir: &std::path::Path, round: u64, seed: &mut Seed) {
+    for number in 0..6 {
+        let path = hub_path(dir, number);
+        if seed.next(4) == 0 {
+            fs::remove_file(&path).ok();
+        } else {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let lines = [3, 300, 40_000][seed.next(3) as usize];
+            let hidden = path.with_extension("part");
+            fs::write(&hidden, format!("{round} {number}\n").repeat(lines)).unwrap();
+            fs::rename(&hidden, &path).unwrap();
+        }
+    }
+    fs::write(dir.join("round"), format!("{round}\n")).unwrap();
+}
+
+fn hub_path(dir: &std::path::Path, number: u64) -> PathBuf {
+    dir.join(format!("dir-{}/file-{number}", number % 2))
+}
