@@ -3,11 +3,12 @@
 //! A start takes the state directory's lock, opens what each feed needs, binds the port, and only
 //! then runs the stages: one origin or replica for each feed, and the edge. A stage that ends
 //! early, by error or panic, ends the daemon with a non-zero exit code. A stop ends intake first,
-//! lets running jobs finish, and does not wait for ever.
+//! lets running jobs finish, and does not wait for ever. Which stage a feed has is its `steward`'s.
 
 mod after;
 mod orders;
 mod reload;
+mod steward;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, thread, time::Duration};
 
@@ -20,18 +21,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use after::After;
-
+use self::{after::After, steward::Steward};
 use crate::{
     bus::{self, Board, Desk},
-    config::{self, Checkout, FeedSettings, Mirror, Primary, Role, Settings},
+    config::{self, Checkout, FeedSettings, Primary, Settings},
     disk::{self, Aside, CurrentRoot, Releases, Root},
     hooks::Hooks,
     ledger::{
         self, Decisions, Ledger,
         state_dir::{self, StateDir},
     },
-    model::{FeedName, Keep, RelPath},
+    model::{FeedName, Head, Keep, RelPath},
     origin, replica, serve,
     signing::{self, Signer, Trusted},
     store::{self, Store},
@@ -165,10 +165,36 @@ pub fn run(settings: Settings) -> Result<(), Error> {
     let runtime = Builder::new_multi_thread().enable_all().thread_name("edge").build()?;
     let result = runtime.block_on(async {
         let signals = Signals::new()?;
-        Node::open(settings, state)?.run(signals).await
+        Arc::new(Node::open(settings, state)?).run(signals).await
     });
     abandon(runtime);
     result
+}
+
+/// An upstream of a feed, and what came of trying it: the head there, or what is in the way.
+pub type Tried = (FeedName, String, Result<Option<Head>, String>);
+
+/// Tries every upstream that a configuration names, as the daemon would connect to it.
+///
+/// # Errors
+/// When requests cannot be made at all.
+pub fn try_upstreams(settings: &Settings) -> Result<Vec<Tried>, Error> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let tls = Tls::open(&settings.tls)?;
+    let mut tried = Vec::new();
+    for feed in &settings.feeds {
+        let mirror = &feed.mirror;
+        for url in &mirror.upstreams {
+            let wrong = |_| Error::Upstream { feed: feed.name.clone(), url: url.to_string() };
+            let base = reqwest::Url::parse(url.as_str()).map_err(wrong)?;
+            let contact = contact(mirror, &tls.client)?;
+            let came =
+                runtime.block_on(contact.try_to_follow(&base)).map_err(|error| error.to_string());
+            tried.push((feed.name.clone(), url.to_string(), came));
+        }
+    }
+    Ok(tried)
 }
 
 /// Whatever still blocks a thread by now would hold up the exit for ever.
@@ -211,7 +237,7 @@ impl Node {
         Ok(Self { settings, state, ledger, decisions, feeds, tls })
     }
 
-    async fn run(self, signals: Signals) -> Result<(), Error> {
+    async fn run(self: Arc<Self>, signals: Signals) -> Result<(), Error> {
         let listen = self.settings.listen;
         let refused = |source| Error::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(refused)?;
@@ -222,15 +248,9 @@ impl Node {
         for feed in &self.feeds {
             feed.tidy(&self.state)?;
         }
-        for feed in &self.feeds {
-            match &feed.settings.role {
-                Role::Primary(primary) => self.spawn_origin(feed, primary, &mut stages)?,
-                Role::Region(mirror) => {
-                    self.spawn_replica(feed, mirror, address, &mut stages)?;
-                    let (desk, decisions) = (Arc::clone(&feed.desk), Arc::clone(&self.decisions));
-                    stages.spawn(orders::keep(desk, decisions, stop.clone()));
-                }
-            }
+        for (at, feed) in self.feeds.iter().enumerate() {
+            let steward = Steward::new(Arc::clone(&self), at, address)?;
+            stages.spawn(steward.run(stop.clone()));
             self.after(feed).spawn(&mut stages)?;
             stages.spawn(keep_bindings(
                 Arc::clone(&feed.desk),
@@ -302,17 +322,11 @@ impl Node {
         }
     }
 
-    fn spawn_origin(
-        &self,
-        feed: &Feed,
-        primary: &Primary,
-        stages: &mut Stages,
-    ) -> Result<(), Error> {
+    /// What the origin of a feed needs.
+    fn origin(&self, feed: &Feed, primary: &Primary) -> origin::Setup {
         let name = feed.settings.name.clone();
         let root = Arc::clone(feed.root.as_ref().expect("a primary has a directory"));
-        let dropped = feed.desk.store.drop_unpublished();
-        dropped.map_err(|source| Error::Store { feed: name.clone(), source })?;
-        let setup = origin::Setup {
+        origin::Setup {
             feed: name.clone(),
             root,
             store: Arc::clone(&feed.desk.store),
@@ -332,34 +346,30 @@ impl Node {
                 poll: self.settings.poll,
                 guard: rules(primary.guard),
             },
-        };
-        let failed = move |source| Error::Origin { feed: name.clone(), source };
-        let origin = origin::start(setup).map_err(&failed)?;
-        let stop = origin.stop();
-        let name = format!("origin-{}", feed.settings.name);
-        stages.spawn_thread(name, move || origin.run().map_err(failed), move || stop.stop())
+        }
     }
 
-    fn spawn_replica(
+    /// What the mirror of a feed needs.
+    fn replica(
         &self,
         feed: &Feed,
-        mirror: &Mirror,
+        upstreams: Vec<reqwest::Url>,
         address: SocketAddr,
-        stages: &mut Stages,
-    ) -> Result<(), Error> {
-        let name = feed.settings.name.clone();
-        let wrong = |_| Error::Upstream { feed: name.clone(), url: mirror.upstream.to_string() };
-        let upstream = reqwest::Url::parse(mirror.upstream.as_str()).map_err(wrong)?;
-        let setup = replica::Setup {
+    ) -> Result<replica::Setup, Error> {
+        let name = &feed.settings.name;
+        let mirror = &feed.settings.mirror;
+        Ok(replica::Setup {
             desk: Arc::clone(&feed.desk),
-            state: self.state.feed(&name),
+            state: self.state.feed(name),
             root: feed.root.as_deref().map(CurrentRoot::get),
             keep: Keep::ALL,
             snapshot: feed.snapshot(&self.state)?,
             drift: if mirror.repair { replica::Drift::Repair } else { replica::Drift::Report },
             checkout_at: mirror.checkout_at.clone(),
             adopt: matches!(mirror.checkout, Checkout::InPlace { adopt: true, .. }),
-            upstreams: vec![upstream],
+            demoted_at: self.decisions.feed(name).demoted_at,
+            paths: mirror.paths.clone(),
+            upstreams,
             upstream_feed: mirror.upstream_feed.clone(),
             token: mirror.token_file.clone().map(replica::TokenFile::new),
             http: http_client(&self.tls.client)?,
@@ -372,17 +382,13 @@ impl Node {
             region: self.settings.region.clone(),
             advertise: self.own_url(address),
             port: Some(address.port()),
-        };
-        let run = replica::run(setup, stages.stop.clone());
-        stages.spawn(
-            async move { run.await.map_err(|source| Error::Replica { feed: name, source }) },
-        );
-        Ok(())
+        })
     }
 
     /// What runs the hooks that nothing waits for.
     fn after(&self, feed: &Feed) -> After {
-        let primary = matches!(feed.settings.role, Role::Primary(_));
+        let decided = self.decisions.feed(&feed.settings.name);
+        let primary = steward::role(&feed.settings, &decided) == config::Role::Primary;
         After {
             hooks: feed.hooks(),
             desk: Arc::clone(&feed.desk),
@@ -422,7 +428,8 @@ impl Feed {
         decisions: &Decisions,
     ) -> Result<Self, Error> {
         let feed = settings.name.clone();
-        let root = settings.dir().map(open_root).transpose();
+        let role = steward::role(settings, &decisions.feed(&feed));
+        let root = settings.dir_as(role).map(open_root).transpose();
         let root = root.map_err(|source| Error::Directory { feed: feed.clone(), source })?;
         let unusable = |source| Error::Key { feed: feed.clone(), source };
         let keys = keys(settings).map_err(unusable)?;
@@ -430,9 +437,10 @@ impl Feed {
         let store = store.map_err(|source| Error::Store { feed: feed.clone(), source })?;
         let store = Arc::new(store.with_keys(keys));
         let decided = decisions.feed(&feed);
-        let orders = orders::kept(&decided, &store);
+        let (orders, paused) = (orders::kept(&decided, &store), steward::paused(&decided));
         let desk = Arc::new(Desk::new(feed, store, decided.bindings));
         desk.orders.send_replace(orders);
+        desk.paused.send_replace(paused);
         Ok(Self { settings: settings.clone(), desk, root })
     }
 
@@ -458,9 +466,7 @@ impl Feed {
 
     /// The releases of a feed that is checked out so.
     fn snapshot(&self, state: &StateDir) -> Result<Option<replica::Snapshot>, Error> {
-        let Role::Region(Mirror {
-            checkout: Checkout::Snapshot { link, releases, hard_link }, ..
-        }) = &self.settings.role
+        let Checkout::Snapshot { link, releases, hard_link } = &self.settings.mirror.checkout
         else {
             return Ok(None);
         };
@@ -475,10 +481,10 @@ impl Feed {
         Hooks::open(self.settings.hooks.as_deref())
     }
 
-    /// Uploads go where the feed is owned.
+    /// Where uploads go, while the feed is owned here.
     fn intake(&self) -> Option<(FeedName, serve::Intake)> {
-        let Role::Primary(primary) = &self.settings.role else { return None };
-        let (profile, root) = (primary.profile, Arc::clone(self.root.as_ref()?));
+        let profile = self.settings.primary.as_ref()?.profile;
+        let root = Arc::clone(self.root.as_ref()?);
         let watched = Arc::clone(&root);
         let left_out =
             Box::new(move |path: &RelPath| origin::left_out(&watched.get(), profile, path));
@@ -503,6 +509,19 @@ fn open_root(dir: &std::path::Path) -> Result<Arc<CurrentRoot>, disk::Error> {
     let root = Root::open(dir)?;
     root.lock()?;
     Ok(Arc::new(CurrentRoot::new(root)))
+}
+
+/// With what a feed's upstreams are asked for it.
+fn contact(
+    mirror: &config::Mirror,
+    tls: &Arc<rustls::ClientConfig>,
+) -> Result<replica::Contact, Error> {
+    Ok(replica::Contact {
+        feed: mirror.upstream_feed.clone(),
+        token: mirror.token_file.clone().map(replica::TokenFile::new),
+        http: http_client(tls)?,
+        tls: Arc::clone(tls),
+    })
 }
 
 /// No total time-out: whoever uses it watches progress.
@@ -625,20 +644,7 @@ impl Stages {
         stage: impl FnOnce() -> Result<(), Error> + Send + 'static,
         signal: impl FnOnce() + Send + 'static,
     ) -> Result<(), Error> {
-        let (done, mut ended) = oneshot::channel();
-        thread::Builder::new().name(name.clone()).spawn(move || done.send(stage()))?;
-        let stop = self.stop.clone();
-        self.spawn(async move {
-            let result = tokio::select! {
-                result = &mut ended => result,
-                () = stop.cancelled() => {
-                    signal();
-                    ended.await
-                }
-            };
-            // A panic drops the sender.
-            result.unwrap_or_else(|_| Err(Error::Ended(format!("the thread {name}"))))
-        });
+        self.spawn(on_thread(name, stage, signal, self.stop.clone())?);
         Ok(())
     }
 
@@ -668,6 +674,28 @@ impl Stages {
         }
         first
     }
+}
+
+/// A stage of blocking code, on a thread of its own; `signal` asks it to end.
+fn on_thread(
+    name: String,
+    stage: impl FnOnce() -> Result<(), Error> + Send + 'static,
+    signal: impl FnOnce() + Send + 'static,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = Result<(), Error>>, Error> {
+    let (done, mut ended) = oneshot::channel();
+    thread::Builder::new().name(name.clone()).spawn(move || done.send(stage()))?;
+    Ok(async move {
+        let result = tokio::select! {
+            result = &mut ended => result,
+            () = stop.cancelled() => {
+                signal();
+                ended.await
+            }
+        };
+        // A panic drops the sender.
+        result.unwrap_or_else(|_| Err(Error::Ended(format!("the thread {name}"))))
+    })
 }
 
 /// A stage ended before it was told to: always an error.

@@ -232,6 +232,8 @@ impl Mirror {
             drift: depsync::replica::Drift::Repair,
             checkout_at: None,
             adopt: self.adopt,
+            demoted_at: None,
+            paths: Vec::new(),
             upstreams: vec![format!("http://{}", self.upstream).parse().unwrap()],
             upstream_feed: self.feed.parse().unwrap(),
             token: None,

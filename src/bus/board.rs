@@ -27,6 +27,8 @@ use crate::{
 const AT_ONCE: u32 = 50;
 const SPREAD_EACH: Duration = Duration::from_millis(10);
 const MAX_SPREAD: Duration = Duration::from_secs(20);
+/// For how long somebody in a higher epoch is minded who asked once: five polls.
+const ASKED_LATELY: Duration = Duration::from_secs(300);
 /// Callers that were turned away and are remembered.
 const MAX_TURNED_AWAY: usize = 50;
 
@@ -115,10 +117,26 @@ pub struct Desk {
     pub changes: watch::Sender<()>,
     /// Woken by each hello.
     pub hellos: watch::Sender<()>,
+    /// Where it is decided what this node is to the feed; see [`Desk::decide`].
+    decider: Mutex<Option<Decider>>,
     /// Where that stage takes requests from the edge; see [`Desk::ask`].
     pub mailbox: Mutex<Option<Mailbox>>,
+    /// The last one who asked and was in a higher epoch than we are.
+    asked: Mutex<Option<(Ahead, Instant)>>,
     roster: Mutex<Roster>,
 }
+
+/// Somebody who is ahead of this node, or on another line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ahead {
+    /// Its name, or its address.
+    pub who: String,
+    /// What it has.
+    pub head: Option<Head>,
+}
+
+/// Takes a decision without waiting; false when its queue is full.
+pub type Decider = Box<dyn Fn(Decision) -> bool + Send + Sync>;
 
 /// Takes a request without waiting; false when the stage's queue is full.
 pub type Mailbox = Box<dyn Fn(Request) -> bool + Send + Sync>;
@@ -139,6 +157,8 @@ impl Desk {
             paused: watch::Sender::default(),
             changes: watch::Sender::default(),
             hellos: watch::Sender::default(),
+            decider: Mutex::default(),
+            asked: Mutex::default(),
             mailbox: Mutex::default(),
             roster: Mutex::new(Roster::new(Instant::now(), bindings)),
         }
@@ -172,6 +192,25 @@ impl Desk {
         *self.mailbox() = mailbox;
     }
 
+    /// Hands on what somebody has decided about the feed itself; false when nobody takes it.
+    pub fn decide(&self, decision: Decision) -> bool {
+        let decider = self.decider.lock().expect("no holder panics");
+        decider.as_ref().is_some_and(|take| take(decision))
+    }
+
+    /// Says where decisions go from now on.
+    pub fn take_decisions(&self, decider: Decider) {
+        *self.decider.lock().expect("no holder panics") = Some(decider);
+    }
+
+    /// The highest epoch that anybody here is known to have.
+    pub fn highest_epoch(&self) -> u64 {
+        let state = self.state.borrow();
+        let own = [self.head(), state.want, state.fetched, state.have];
+        let own = own.into_iter().flatten().map(|head| head.epoch).max().unwrap_or(0);
+        own.max(self.roster().highest_epoch())
+    }
+
     /// Everyone who follows here, as last heard.
     pub fn followers(&self) -> Vec<Follower> {
         self.roster().followers().cloned().collect()
@@ -190,6 +229,13 @@ impl Desk {
     /// Who has verified a head, and which regions have not.
     pub fn verdict(&self, head: &Head) -> Verdict {
         self.roster().verdict(Instant::now(), head, &self.paused.borrow())
+    }
+
+    /// Regions, here and through relays, that are not heard any more or have lacked the head for
+    /// longer than `limit`, each with the reason.
+    pub fn stale(&self, limit: Duration) -> Vec<String> {
+        let Some(head) = self.head() else { return Vec::new() };
+        self.roster().stale(Instant::now(), &head, &self.paused.borrow(), limit)
     }
 
     /// Waits until every region has verified a head, until `deadline` at the latest: what stands
@@ -244,9 +290,26 @@ impl Desk {
         self.change(|roster| roster.reached(node, url, reach))
     }
 
-    /// A live follower that is ahead of our head or on another line.
-    pub fn ahead(&self) -> Option<Follower> {
-        self.roster().ahead_of(Instant::now(), self.head().as_ref()).cloned()
+    /// Somebody who is ahead of our head or on another line: a live follower, or one that asked for
+    /// our head lately.
+    pub fn ahead(&self) -> Option<Ahead> {
+        let own = self.head();
+        let follower = self.roster().ahead_of(Instant::now(), own.as_ref()).map(|follower| Ahead {
+            who: follower.hello.label.to_string(),
+            head: follower.fetched,
+        });
+        let asked = self.asked.lock().expect("no holder panics").clone();
+        let lately = asked.filter(|(_, at)| at.elapsed() < ASKED_LATELY).map(|(ahead, _)| ahead);
+        let above = |ahead: &Ahead| ahead.head.map(|head| head.epoch) > own.map(|head| head.epoch);
+        follower.or(lately.filter(above))
+    }
+
+    /// Notes what somebody has who asks for our head without following us.
+    pub fn asked(&self, who: String, head: Head) {
+        if Some(head.epoch) > self.head().map(|own| own.epoch) {
+            let ahead = Ahead { who, head: Some(head) };
+            *self.asked.lock().expect("no holder panics") = Some((ahead, Instant::now()));
+        }
     }
 
     /// Forgets a node; false when it is not known or still connected.
@@ -327,6 +390,8 @@ pub struct State {
     pub have: Option<Head>,
     /// At a region: whom it follows.
     pub upstream_url: Option<String>,
+    /// At a region: the feed's name there; none: the same.
+    pub upstream_feed: Option<FeedName>,
     /// At a region: what it is to the region that it names.
     pub standing: Standing,
     /// At a region: when the upstream was last heard.
@@ -448,6 +513,37 @@ pub enum Approval {
     Path(RelPath),
     /// The directory at the feed's path, though it is not the one that it was.
     Root,
+}
+
+/// What somebody decides about the feed itself, whatever this node is to it. Answered once the
+/// decision is durable and in force.
+#[derive(Debug)]
+pub enum Decision {
+    /// These nodes stay where they are.
+    Pause {
+        /// Who.
+        target: Target,
+        /// Who asks, for those who wonder.
+        by: String,
+        /// Where the answer goes.
+        answer: Answer,
+    },
+    /// They go on.
+    Resume {
+        /// Who; as it was paused.
+        target: Target,
+        /// Where the answer goes.
+        answer: Answer,
+    },
+    /// This node owns the feed from now on, in an epoch above all others.
+    Promote(Answer),
+    /// This node mirrors the feed from now on.
+    Demote {
+        /// From there; none: from where the configuration says.
+        upstream: Option<String>,
+        /// Where the answer goes.
+        answer: Answer,
+    },
 }
 
 impl Request {

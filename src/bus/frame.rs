@@ -15,6 +15,11 @@ use crate::model::{FeedName, Head, Label, NodeId, Oid, Orders, RegionName};
 pub const SUBPROTOCOL: &str = "depsync.v1";
 /// The version that this program speaks.
 pub const PROTOCOL: u32 = 1;
+/// The version that a subprotocol's name says; none when it is not one of ours.
+pub fn version_of(subprotocol: &str) -> Option<u32> {
+    subprotocol.trim().strip_prefix("depsync.v")?.parse().ok()
+}
+
 /// The oldest version that it still understands.
 pub const OLDEST_PROTOCOL: u32 = 1;
 /// The longest frame in bytes: four times the largest pack that travels inside one.
@@ -24,6 +29,25 @@ pub const MAX_INLINE_PACK: usize = 64 * 1024;
 /// A list or a text inside a frame is cut here, so that no frame comes near its bound.
 const MAX_FEEDS: usize = 200;
 const MAX_ERROR: usize = 2_000;
+
+/// The header by which whoever asks for a head says which one it has.
+pub const HEAD_HEADER: &str = "x-depsync-have";
+
+/// A head as that header carries it: `epoch.seq.commit`.
+pub fn head_to_text(head: &Head) -> String {
+    format!("{}.{}.{}", head.epoch, head.seq, head.commit)
+}
+
+/// Reads it; none when it is no head.
+pub fn head_from_text(text: &str) -> Option<Head> {
+    let mut parts = text.split('.');
+    let head = Head {
+        epoch: parts.next()?.parse().ok()?,
+        seq: parts.next()?.parse().ok()?,
+        commit: parts.next()?.parse().ok()?,
+    };
+    parts.next().is_none().then_some(head)
+}
 
 /// Why bytes are not a frame.
 #[derive(Debug, thiserror::Error)]

@@ -13,6 +13,8 @@ pub mod reach;
 pub mod report;
 pub mod roster;
 
-pub use board::{Approval, Board, DeletionsHeld, Desk, Held, Mailbox, Request, State, TurnedAway};
+pub use board::{
+    Approval, Board, Decision, DeletionsHeld, Desk, Held, Mailbox, Request, State, TurnedAway,
+};
 pub use fleet::Verdict;
 pub use roster::{Caller, Follower, RegionNode};

@@ -388,6 +388,49 @@ impl Roster {
         live.find(|known| known.fetched.as_ref().is_some_and(is_ahead))
     }
 
+    /// Regions that are not heard any more or have lacked the head for longer than `limit`.
+    pub fn stale(
+        &self,
+        now: Instant,
+        head: &Head,
+        paused: &[Target],
+        limit: Duration,
+    ) -> Vec<String> {
+        let up = now.saturating_duration_since(self.started);
+        let is_stale = |node: &NodeId| match self.followers.get(node) {
+            Some(known) => !known.is_live(now) || known.lag(now) > limit,
+            None => self.below(node).is_none_or(|below| !below.live) && up > SILENCE,
+        };
+        let verdict = self.verdict(now, head, paused);
+        // A region that has the newest version and is silent is lost all the same.
+        let silent = self
+            .followers
+            .values()
+            .filter(|known| known.standing == Standing::Serving && !known.is_live(now));
+        let silent = silent.map(|known| known.member(now));
+        let lacking = verdict.lacking.into_iter().filter(|member| is_stale(&member.node));
+        let mut named: BTreeMap<NodeId, Member> = BTreeMap::new();
+        named.extend(lacking.chain(silent).map(|member| (member.node.clone(), member)));
+        let name = |member: &Member| match &member.region {
+            Some(region) => format!("{region}: {}", member.why),
+            None => format!("{}: {}", member.node, member.why),
+        };
+        named.values().map(name).collect()
+    }
+
+    fn below(&self, node: &NodeId) -> Option<&Report> {
+        self.followers.values().find_map(|known| known.below.get(node))
+    }
+
+    /// The highest epoch that anybody below has.
+    pub fn highest_epoch(&self) -> u64 {
+        let heads = self.followers.values().flat_map(|follower| {
+            let below = follower.below.values().flat_map(|report| [report.have, report.fetched]);
+            [follower.have, follower.fetched].into_iter().chain(below)
+        });
+        heads.flatten().map(|head| head.epoch).max().unwrap_or(0)
+    }
+
     /// All that are known.
     pub fn followers(&self) -> impl Iterator<Item = &Follower> {
         self.followers.values()

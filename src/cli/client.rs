@@ -102,6 +102,19 @@ impl Client {
         json(self.send(Method::GET, url, |request| request).await?).await
     }
 
+    /// The JSON that lies at a URL, also where the answer has one of these statuses.
+    pub(super) async fn ask(&self, url: Url, also: &[StatusCode]) -> Result<Value> {
+        let mut request = self.http.get(url.clone());
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        let answer = request.send().await.map_err(|error| unreachable(&url, &error))?;
+        if also.contains(&answer.status()) {
+            return json(answer).await;
+        }
+        json(self.success(answer).await?).await
+    }
+
     /// All pages of a list, as the first one with the items of the others behind its own.
     pub(super) async fn list(&self, path: &str, name: &str) -> Result<Value> {
         let mut whole = Value::Null;

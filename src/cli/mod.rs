@@ -9,6 +9,7 @@ mod client;
 mod control;
 mod demo;
 mod download;
+mod fleet;
 /// What clap says, in one line; help and version as they are.
 fn unreadable(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
@@ -73,7 +74,19 @@ enum Command {
     /// List a folder of any version
     Ls(history::LsArgs),
     /// Look now: a primary for changes, a region for a newer head
-    Sync(control::FeedCommandArgs),
+    Sync(fleet::SyncArgs),
+    /// Wait until every region has verified a commit, or say which have not
+    Wait(fleet::WaitArgs),
+    /// Let nodes stay where they are
+    Pause(fleet::WhomArgs),
+    /// Let them go on
+    Resume(fleet::WhomArgs),
+    /// Make this node the primary of a feed, in an epoch above all others
+    Promote(fleet::PromoteArgs),
+    /// Make this node a region of a feed
+    Demote(fleet::DemoteArgs),
+    /// Forget a node that is gone for good
+    Forget(fleet::ForgetArgs),
     /// Gather changes, and publish nothing until `release`
     Hold(control::FeedCommandArgs),
     /// Publish what `hold` gathered, as one commit
@@ -117,7 +130,13 @@ impl Command {
             Command::Log(args) => args.run()?,
             Command::Diff(args) => args.run()?,
             Command::Ls(args) => args.run()?,
-            Command::Sync(args) => args.run("sync", "looked, and everything found is under way")?,
+            Command::Wait(args) => args.run()?,
+            Command::Pause(args) => args.run("pause", "stays where it is")?,
+            Command::Resume(args) => args.run("resume", "goes on")?,
+            Command::Promote(args) => args.run()?,
+            Command::Demote(args) => args.run()?,
+            Command::Forget(args) => args.run()?,
+            Command::Sync(args) => args.run()?,
             Command::Hold(args) => args.run("hold", "held until `depsync release`")?,
             Command::Release(args) => args.run("release", "released")?,
             Command::Approve(args) => args.run()?,

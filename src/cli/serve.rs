@@ -105,9 +105,14 @@ pub(super) struct RegionArgs {
     #[arg(
         long,
         value_name = "URL",
-        help = "The node to mirror from, as in http://hub.example:7873"
+        required = true,
+        help = "The node to mirror from, as in http://hub.example:7873; given several times, the \
+                one with the highest epoch is followed"
     )]
-    upstream: String,
+    upstream: Vec<String>,
+    /// The feed's name there [default: the same]
+    #[arg(long, value_name = "NAME")]
+    upstream_feed: Option<String>,
     /// The region that this node serves
     #[arg(long, value_name = "REGION")]
     name: String,
@@ -124,7 +129,8 @@ pub(super) struct RegionArgs {
 impl RegionArgs {
     pub(super) fn run(self) -> Result<(), Error> {
         let flags = Flags {
-            upstream: Some(self.upstream),
+            upstreams: self.upstream,
+            upstream_feed: self.upstream_feed,
             name: Some(self.name),
             token_file: self.token_file,
             ..self.node.flags()

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Checkout, Error, FeedSettings, Mirror, Role, Settings,
+    Checkout, Error, FeedSettings, Role, Settings,
     fault::{Fault, Source},
     region_xml,
 };
@@ -89,7 +89,7 @@ impl<'a> Watched<'a> {
         let (this, that) = (&self.feed.name, &earlier.feed.name);
         let path = self.real.display();
         let message = if self.real == earlier.real {
-            let mirrors = |feed: &FeedSettings| matches!(&feed.role, Role::Region(_));
+            let mirrors = |feed: &FeedSettings| feed.role == Role::Region;
             if mirrors(self.feed) == mirrors(earlier.feed) {
                 format!("{path} is the directory of feed \"{that}\" and of feed \"{this}\"")
             } else {
@@ -113,7 +113,7 @@ impl<'a> Watched<'a> {
 
 /// The link to a release is made by us: only what is none, or nothing, may lie there.
 fn link_fault(feed: &FeedSettings) -> Option<Fault> {
-    let Role::Region(Mirror { checkout: Checkout::Snapshot { link, .. }, .. }) = &feed.role else {
+    let (Role::Region, Checkout::Snapshot { link, .. }) = (feed.role, &feed.mirror.checkout) else {
         return None;
     };
     let (path, feed) = (link.display(), &feed.name);

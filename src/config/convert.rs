@@ -16,7 +16,7 @@ use super::{
 };
 use crate::model::{
     Bandwidth, ByteSize, Cron, FeedName, Freshness, Keep, Label, Profile, RegionName, RegionTable,
-    Stale,
+    Stale, Subset,
 };
 
 /// Files from this size on are stored as objects, unless the feed says otherwise.
@@ -46,7 +46,10 @@ pub(super) fn settings(
     let stale: Option<Stale> = faults.parse("region.stale", file.region.stale.as_ref());
     let bandwidth = faults.section(Bandwidth::try_from(file.bandwidth));
     unique_names(&file.feed, &mut faults);
-    let mirrors = file.feed.iter().find_map(|feed| feed.upstream.clone());
+    let is_primary =
+        |feed: &file::Feed| feed.role.as_ref().is_some_and(|role| role.get_ref() == "primary");
+    let mirrors = file.feed.iter().filter(|feed| !is_primary(feed));
+    let mirrors = mirrors.filter_map(|feed| feed.upstream.clone()).next();
     if let (Some(upstream), None) = (mirrors, file.region.name.as_ref()) {
         let message = "a feed has an upstream, so this node serves a region; which one?";
         faults.0.push(Fault::missing("region.name", message).near(Some(&upstream)));
@@ -258,9 +261,7 @@ fn feeds(raw: Vec<file::Feed>, adopt: bool, faults: &mut Faults) -> Vec<FeedSett
             faults.into_iter().map(place).collect()
         });
         let Some(mut feed) = faults.section(read) else { continue };
-        if let Role::Region(Mirror { checkout: Checkout::InPlace { adopt: wanted, .. }, .. }) =
-            &mut feed.role
-        {
+        if let Checkout::InPlace { adopt: wanted, .. } = &mut feed.mirror.checkout {
             *wanted = adopt;
         }
         feeds.push(feed);
@@ -285,45 +286,72 @@ impl TryFrom<file::Feed> for FeedSettings {
             _ => Err(format!("\"{text}\" is no policy; there are repair and report")),
         };
         let repair = faults.read("drift", raw.drift.as_ref(), known).unwrap_or(true);
-        let upstream: Option<BaseUrl> = faults.parse("upstream", raw.upstream.as_ref());
-        let mirrored = raw.upstream.is_some();
+        let upstreams = upstreams(raw.upstream.as_ref(), &mut faults);
+        let role = role(&raw, &mut faults);
         let hooks = raw.hooks.clone().map(Spanned::into_inner);
         let sign_with = raw.sign_with.clone().map(Spanned::into_inner);
         let trusted_keys = raw.trusted_keys.clone().map(Spanned::into_inner);
         let dir = raw.dir.clone().map(Spanned::into_inner);
         let token_file = raw.token_file.clone().map(Spanned::into_inner);
-        if dir.is_none() && (way != Way::None || !mirrored) {
+        if dir.is_none() && (way != Way::None || role == Role::Primary) {
             let message = format!("feed \"{name}\" has no dir, its deployment directory");
             faults.0.push(Fault::missing("dir", message).near(raw.name.as_ref()));
         }
-        let dir = dir.unwrap_or_default();
         let upstream_feed = faults
             .parse("upstream_feed", raw.upstream_feed.as_ref())
             .unwrap_or_else(|| name.clone());
-        let primary = faults.section(Primary::try_from((raw, dir.clone())));
-        let checkout = match way {
-            Way::InPlace => Checkout::InPlace { dir, adopt: false },
-            Way::Snapshot => Checkout::Snapshot { link: dir, releases, hard_link },
-            Way::None => Checkout::None,
-        };
-        let role = match upstream {
-            Some(upstream) => Some(Role::Region(Mirror {
-                upstream,
-                upstream_feed,
-                token_file,
-                checkout,
-                checkout_at,
-                repair,
-            })),
-            None => primary.map(Role::Primary),
-        };
-        match role {
-            Some(role) if faults.0.is_empty() => {
-                Ok(FeedSettings { name, hooks, sign_with, trusted_keys, role })
+        let paths = paths(&raw.paths, way, &mut faults);
+        let primary = faults.section(Primary::try_from((raw, dir.clone().unwrap_or_default())));
+        let checkout = match (&dir, way) {
+            (Some(dir), Way::InPlace) => Checkout::InPlace { dir: dir.clone(), adopt: false },
+            (Some(dir), Way::Snapshot) => {
+                Checkout::Snapshot { link: dir.clone(), releases, hard_link }
             }
-            _ => Err(faults.0),
-        }
+            _ => Checkout::None,
+        };
+        let mirror =
+            Mirror { upstreams, upstream_feed, token_file, checkout, checkout_at, repair, paths };
+        let primary = primary.filter(|_| dir.is_some());
+        faults.done(FeedSettings { name, hooks, sign_with, trusted_keys, role, primary, mirror })
     }
+}
+
+/// As `role` says; else a feed with an upstream is mirrored.
+fn role(raw: &file::Feed, faults: &mut Faults) -> Role {
+    let known = |text: &String| match text.as_str() {
+        "primary" => Ok(Role::Primary),
+        "region" if raw.upstream.is_none() => Err("a region has an upstream: name it".to_owned()),
+        "region" => Ok(Role::Region),
+        _ => Err(format!("\"{text}\" is not a role; there are primary and region")),
+    };
+    let usual = if raw.upstream.is_some() { Role::Region } else { Role::Primary };
+    faults.read("role", raw.role.as_ref(), known).unwrap_or(usual)
+}
+
+/// At least one where there is the key; none twice.
+fn upstreams(value: Option<&Spanned<file::Several>>, faults: &mut Faults) -> Vec<BaseUrl> {
+    let urls = |several: &file::Several| {
+        let mut urls: Vec<BaseUrl> = Vec::new();
+        for text in &several.0 {
+            let url = text.parse::<BaseUrl>()?;
+            if urls.contains(&url) {
+                return Err(format!("{url} is named twice"));
+            }
+            urls.push(url);
+        }
+        if urls.is_empty() { Err("it names no upstream".to_owned()) } else { Ok(urls) }
+    };
+    faults.read("upstream", value, urls).unwrap_or_default()
+}
+
+/// Patterns of a subset; a release is always whole.
+fn paths(values: &[Spanned<String>], way: Way, faults: &mut Faults) -> Vec<String> {
+    let pattern = |text: &String| match way {
+        Way::Snapshot => Err("releases are always of the whole feed: leave it out".to_owned()),
+        Way::InPlace | Way::None => Subset::new([text]).map(|_| text.clone()),
+    };
+    let read = values.iter().filter_map(|value| faults.read("paths", Some(value), pattern));
+    read.collect()
 }
 
 /// The ways to check a mirrored feed out.

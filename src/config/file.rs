@@ -4,12 +4,15 @@
 //! Unknown keys and wrong types are faults; the faulty key is then taken out and the rest read
 //! again, so that one fault never hides the next.
 
-use std::{ops::Range, path::Path, path::PathBuf};
+use std::{fmt, ops::Range, path::Path, path::PathBuf};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, SeqAccess, Visitor},
+};
 use toml::{
     Spanned,
-    de::{DeTable, DeValue, Deserializer},
+    de::{DeTable, DeValue},
 };
 
 use super::{Flags, fault::Fault, rs_xml::Rs};
@@ -96,7 +99,8 @@ pub(super) struct Feed {
     pub(super) hooks: Value<PathBuf>,
     pub(super) settle: Settle,
     pub(super) guard: Guard,
-    pub(super) upstream: Value<String>,
+    pub(super) role: Value<String>,
+    pub(super) upstream: Value<Several>,
     #[expect(clippy::struct_field_names, reason = "it is the key's name")]
     pub(super) upstream_feed: Value<String>,
     pub(super) token_file: Value<PathBuf>,
@@ -107,6 +111,37 @@ pub(super) struct Feed {
     pub(super) checkout_at: Value<String>,
     pub(super) drift: Value<String>,
     pub(super) link: bool,
+    pub(super) paths: Vec<Spanned<String>>,
+}
+
+/// One text, or a list of them.
+#[derive(Debug, Clone)]
+pub(super) struct Several(pub(super) Vec<String>);
+
+impl<'de> Deserialize<'de> for Several {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = Several;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Several, E> {
+                Ok(Several(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Several, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = items.next_element()? {
+                    texts.push(text);
+                }
+                Ok(Several(texts))
+            }
+        }
+        from.deserialize_any(Texts)
+    }
 }
 
 /// Names of what is kept besides the content.
@@ -148,7 +183,7 @@ pub(super) fn read(text: &str) -> Result<Read, Vec<Fault>> {
     }
     let mut read = Read::default();
     loop {
-        let error = match File::deserialize(Deserializer::from(table.clone())) {
+        let error = match File::deserialize(toml::de::Deserializer::from(table.clone())) {
             Ok(file) => return Ok(Read { file, ..read }),
             Err(error) => error,
         };
@@ -262,7 +297,8 @@ impl From<Flags> for File {
                 name: given(flags.feed),
                 dir: given(Some(flags.dir)),
                 profile: given(flags.profile),
-                upstream: given(flags.upstream),
+                upstream: given(Some(flags.upstreams).filter(|list| !list.is_empty()).map(Several)),
+                upstream_feed: given(flags.upstream_feed),
                 token_file: given(flags.token_file),
                 ..Feed::default()
             }],

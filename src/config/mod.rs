@@ -61,8 +61,10 @@ pub struct Flags {
     pub regions: Option<PathBuf>,
     /// What the server in the directory itself writes, at a primary.
     pub profile: Option<String>,
-    /// The upstream's URL, at a region.
-    pub upstream: Option<String>,
+    /// The upstreams' URLs, at a region.
+    pub upstreams: Vec<String>,
+    /// The feed's name there, at a region.
+    pub upstream_feed: Option<String>,
     /// The file with the token for the upstream, at a region.
     pub token_file: Option<PathBuf>,
     /// The region's name, at a region.

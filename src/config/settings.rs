@@ -72,7 +72,8 @@ pub struct Tls {
     pub ca: Option<PathBuf>,
 }
 
-/// One feed at this node.
+/// One feed at this node. It has the settings of both roles, since a promotion or demotion changes
+/// what it is while the configuration stays.
 #[derive(Debug, Clone)]
 pub struct FeedSettings {
     /// Its name here.
@@ -83,38 +84,48 @@ pub struct FeedSettings {
     pub sign_with: Option<PathBuf>,
     /// Whose commits are taken from upstreams; absent: anyone's.
     pub trusted_keys: Option<PathBuf>,
-    /// Whether it is owned here or mirrored.
+    /// Whether it is owned here or mirrored, at the first start: from then on that is state.
     pub role: Role,
+    /// How it is watched and committed where it is owned here; absent: it has no directory.
+    pub primary: Option<Primary>,
+    /// How it is mirrored.
+    pub mirror: Mirror,
 }
 
 impl FeedSettings {
     /// Its deployment directory; none for a mirror without a checkout.
     #[must_use]
     pub fn dir(&self) -> Option<&Path> {
-        match &self.role {
-            Role::Primary(primary) => Some(&primary.dir),
-            Role::Region(Mirror { checkout: Checkout::InPlace { dir, .. }, .. }) => Some(dir),
-            Role::Region(_) => None,
+        self.dir_as(self.role)
+    }
+
+    /// Its deployment directory when this node is that to it.
+    #[must_use]
+    pub fn dir_as(&self, role: Role) -> Option<&Path> {
+        match (role, &self.mirror.checkout) {
+            (Role::Region, Checkout::None | Checkout::Snapshot { .. }) => None,
+            (Role::Region, Checkout::InPlace { dir, .. }) => Some(dir),
+            (Role::Primary, _) => self.primary.as_ref().map(|primary| primary.dir.as_path()),
         }
     }
 
     /// Where its files are seen: the deployment directory, or the link to the current release.
     #[must_use]
     pub fn place(&self) -> Option<&Path> {
-        match &self.role {
-            Role::Region(Mirror { checkout: Checkout::Snapshot { link, .. }, .. }) => Some(link),
+        match (self.role, &self.mirror.checkout) {
+            (Role::Region, Checkout::Snapshot { link, .. }) => Some(link),
             _ => self.dir(),
         }
     }
 }
 
 /// What this node is to a feed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// It owns the feed.
-    Primary(Primary),
+    Primary,
     /// It mirrors the feed from an upstream.
-    Region(Mirror),
+    Region,
 }
 
 /// A feed that is owned here.
@@ -139,8 +150,9 @@ pub struct Primary {
 /// A feed that is mirrored here.
 #[derive(Debug, Clone)]
 pub struct Mirror {
-    /// Where it comes from.
-    pub upstream: BaseUrl,
+    /// Where it comes from: of several, the one with the highest epoch is followed; none: nowhere
+    /// yet.
+    pub upstreams: Vec<BaseUrl>,
     /// Its name there.
     pub upstream_feed: FeedName,
     /// The file with the token that lets us in there.
@@ -151,6 +163,8 @@ pub struct Mirror {
     pub checkout_at: Option<Cron>,
     /// Whether what others change in the directory is put right, or only told of.
     pub repair: bool,
+    /// The part of it that is kept; empty: all of it.
+    pub paths: Vec<String>,
 }
 
 /// Where a mirrored feed's files are put.

@@ -278,7 +278,8 @@ fn good_input_means_what_it_says() {
     assert_eq!((settings.proxies.len(), settings.poll), (2, Duration::from_secs(300)));
     assert_eq!(settings.bandwidth.limits.per_client.unwrap().bytes_per_sec(), 10_000_000);
     let [apps, conf, backup] = &settings.feeds[..] else { panic!("three feeds") };
-    let Role::Primary(primary) = &apps.role else { panic!("apps is owned here") };
+    assert_eq!(apps.role, Role::Primary);
+    let primary = apps.primary.as_ref().unwrap();
     assert_eq!(primary.profile, Some(Profile::Wso2));
     assert_eq!((primary.large_file, primary.quiet), (1 << 20, Duration::from_millis(500)));
     assert_eq!(
@@ -286,7 +287,8 @@ fn good_input_means_what_it_says() {
         crate::model::Keep { mtime: true, owner: true, ..crate::model::Keep::NONE }
     );
     assert_eq!(primary.guard, None);
-    let Role::Region(mirror) = &conf.role else { panic!("conf is mirrored") };
+    assert_eq!(conf.role, Role::Region);
+    let mirror = &conf.mirror;
     assert_eq!(mirror.upstream_feed.as_str(), "settings");
     assert_eq!(conf.dir(), Some(&*place.path().join("mirror")));
     assert_eq!(backup.dir(), None);
@@ -300,18 +302,20 @@ fn flags_are_a_short_form_of_a_file() {
         feed: Some(feed.to_owned()),
         listen: Some(listen.to_owned()),
         state: Some(place.path().join("state")),
-        upstream: name.map(|_| "http://127.0.0.1:7873".to_owned()),
+        upstreams: name.map(|_| "http://127.0.0.1:7873".to_owned()).into_iter().collect(),
         name: name.map(ToOwned::to_owned),
         ..Flags::default()
     };
     let consent = Consent { adopt: true, ..Consent::default() };
     let region = from_flags(flags("apps", "127.0.0.1:0", Some("eu-west")), consent).unwrap();
     assert_eq!(region.node.as_str(), "eu-west");
-    let Role::Region(mirror) = &region.feeds[0].role else { panic!("it has an upstream") };
+    assert_eq!(region.feeds[0].role, Role::Region);
+    let mirror = &region.feeds[0].mirror;
     assert!(matches!(mirror.checkout, Checkout::InPlace { adopt: true, .. }));
 
     let primary = from_flags(flags("apps", "127.0.0.1:0", None), Consent::default()).unwrap();
-    let Role::Primary(primary) = &primary.feeds[0].role else { panic!("it has no upstream") };
+    assert_eq!(primary.feeds[0].role, Role::Primary);
+    let primary = primary.feeds[0].primary.as_ref().unwrap();
     assert_eq!(
         primary.guard,
         Some(Guard {

@@ -54,6 +54,10 @@ pub struct Feed {
     /// Where a demoted primary follows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
+    /// The last commit that this node published before it was demoted: what lies in its directory
+    /// beyond what the new owner has is put aside at the first checkout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub demoted_at: Option<Oid>,
     /// Who stands for each region.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub bindings: Bindings,
@@ -259,6 +263,7 @@ mod tests {
             role: Some(Role::Primary),
             epoch: 3,
             upstream: Some("http://hub:1".to_owned()),
+            demoted_at: Some(Oid::from_bytes([9; 20])),
             bindings: [(
                 "eu".parse().unwrap(),
                 crate::model::Binding { node: "n1".parse().unwrap(), token: None },

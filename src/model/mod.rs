@@ -24,6 +24,7 @@ mod rate_tree;
 mod region;
 mod region_range;
 mod role;
+mod subset;
 mod target;
 
 pub use binding::{Binding, Bindings};
@@ -45,4 +46,5 @@ pub use rate_tree::{Flow, Grant, RateTree, Receiver, Stepped};
 pub use region::{Member, Region, RegionTable, TableFault};
 pub use region_range::{AddrRange, BadRange};
 pub use role::{Need, RegionPattern, Role, Scope};
+pub use subset::Subset;
 pub use target::Target;

@@ -14,6 +14,7 @@ use super::{
     stage::Taken,
 };
 use crate::{
+    bus::board::Ahead,
     ledger::{Kind as RunKind, MAX_NAMES, NewRun},
     model::{Change, Class, Head, RelPath},
     store::{self, Prepared, Published, Signature},
@@ -107,10 +108,8 @@ impl Session<'_, '_> {
         // A promotion takes an epoch above all followers', and then they come to us.
         let epoch = self.epoch()?;
         let ahead = self.setup.desk.ahead();
-        let ahead =
-            ahead.filter(|follower| follower.fetched.is_none_or(|have| have.epoch >= epoch));
-        let refused = ahead.map(|follower| {
-            let node = follower.hello.label;
+        let ahead = ahead.filter(|it| it.head.is_none_or(|have| have.epoch >= epoch));
+        let refused = ahead.map(|Ahead { who: node, .. }| {
             format!(
                 "node {node} has a head that is not in this history: this node was restored from an \
                  older state, or another primary writes; nothing is published until `depsync promote` \

@@ -8,6 +8,7 @@
 
 mod archive;
 mod batch;
+mod claim;
 mod commit;
 mod control;
 mod gate;
@@ -218,6 +219,7 @@ impl Origin {
     /// # Errors
     /// When it cannot go on; what is transient is waited out and shown in the feed's state.
     pub fn run(self) -> Result<()> {
+        claim::claim(&self.setup)?;
         let mut root = self.setup.root.get();
         let result = loop {
             match std::thread::scope(|scope| Session::start(&self, scope, root)?.run()) {

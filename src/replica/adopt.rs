@@ -17,31 +17,25 @@ use crate::{
 pub(super) fn first_contact(checkout: &Checkout, to: &Head, profile: &str) -> Result<(), Error> {
     let mut feed = BTreeMap::new();
     checkout.store.walk(to.commit, &mut |path, entry| {
-        feed.insert(path, entry);
+        if checkout.subset.holds(&path, entry.kind.is_dir()) {
+            feed.insert(path, entry);
+        }
     })?;
     let names = rules(checkout, &feed, profile)?;
     let mut foreign = Foreign::new(checkout.root.path().display().to_string());
     let mut extra = Vec::new();
-    let mut folders = vec![RelPath::root()];
-    while let Some(folder) = folders.pop() {
-        for (name, stat) in checkout.root.list(&folder)? {
-            let Ok(path) = folder.join(&name) else { continue }; // ours or git's
-            let entry = feed.get(&path);
-            let is_dir = stat.kind == FileKind::Dir;
-            if entry.is_none()
-                && (stat.kind == FileKind::Special
-                    || names.left_out_of_folder(&path, is_dir).is_some())
-            {
-                continue;
-            }
-            match entry {
-                _ if is_dir => folders.push(path),
-                Some(entry) if checkout.holds(&path, entry)? => {}
-                Some(_) => foreign.add(path),
-                None => {
-                    foreign.add(path.clone());
-                    extra.push(path);
-                }
+    let found = walk(checkout, &|path, is_dir| {
+        !feed.contains_key(path) && names.left_out_of_folder(path, is_dir).is_some()
+    })?;
+    for (path, kind) in found {
+        match feed.get(&path) {
+            None if kind == FileKind::Special => {}
+            _ if kind == FileKind::Dir => {}
+            Some(entry) if checkout.holds(&path, entry)? => {}
+            Some(_) => foreign.add(path),
+            None => {
+                foreign.add(path.clone());
+                extra.push(path);
             }
         }
     }
@@ -56,6 +50,30 @@ pub(super) fn first_contact(checkout: &Checkout, to: &Head, profile: &str) -> Re
         moved.map_err(|error| Error::Paths(vec![(path, error.to_string())]))?;
     }
     Ok(())
+}
+
+/// Everything that lies in the directory, folders before what is in them, but for what is ours,
+/// git's, or left out.
+pub(super) fn walk(
+    checkout: &Checkout,
+    left_out: &dyn Fn(&RelPath, bool) -> bool,
+) -> Result<Vec<(RelPath, FileKind)>, Error> {
+    let mut found = Vec::new();
+    let mut folders = vec![RelPath::root()];
+    while let Some(folder) = folders.pop() {
+        for (name, stat) in checkout.root.list(&folder)? {
+            let Ok(path) = folder.join(&name) else { continue }; // ours or git's
+            let is_dir = stat.kind == FileKind::Dir;
+            if left_out(&path, is_dir) {
+                continue;
+            }
+            if is_dir {
+                folders.push(path.clone());
+            }
+            found.push((path, stat.kind));
+        }
+    }
+    Ok(found)
 }
 
 /// What does not belong to the feed: a profile or an ignore file that cannot be read leaves nothing

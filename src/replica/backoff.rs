@@ -57,6 +57,12 @@ impl Backoff {
         self.until
     }
 
+    /// A random share of a time.
+    pub(super) fn share(&mut self, of: Duration) -> Duration {
+        let random = f64::from(u32::try_from(self.next() >> 32).expect("32 bits remain"));
+        of.mul_f64(random / f64::from(u32::MAX))
+    }
+
     /// `SplitMix64` (Steele, Lea, Flood 2014).
     fn next(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);

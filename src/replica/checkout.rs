@@ -14,13 +14,14 @@ use std::{
 
 use crate::{
     disk::{self, FileKind, Keep, Placed, Placing, Root, Source},
-    model::{Change, Content, Entry, Head, Kind, Oid, RelPath},
+    model::{Change, Content, Entry, Head, Kind, Oid, RelPath, Subset},
     replica::{
-        Error, adopt,
+        Error, adopt, demoted,
         drift::{Drift, Repairs},
         gate::Gate,
         known::Known,
         snapshot::Snapshots,
+        subset,
     },
     store::{self, Store},
 };
@@ -61,6 +62,10 @@ pub(super) struct Checkout {
     /// What is done about drift, and what was done lately.
     pub(super) drift: Drift,
     pub(super) repairs: Repairs,
+    /// The last commit that this node published, where it has owned the feed.
+    pub(super) demoted_at: Option<Oid>,
+    /// The part of the feed that is kept.
+    pub(super) subset: Arc<Subset>,
 }
 
 /// A checkout that could not put every path in place. It is forgotten by a restart, which then
@@ -83,6 +88,9 @@ impl Checkout {
     pub(super) fn run(&self, to: &Head, profile: &str) -> Result<Done, Error> {
         if self.root.id_at_path()? != Some(self.root.id()?) {
             return Err(Error::Replaced(self.root.path().display().to_string()));
+        }
+        if let (None, Some(last)) = (self.store.checked_out()?, self.demoted_at) {
+            return demoted::step_down(self, last, to, profile);
         }
         self.finish_interrupted()?;
         let from = self.store.checked_out()?;
@@ -118,6 +126,26 @@ impl Checkout {
     /// Puts a difference in place, then notes that it lies there.
     fn put(&self, from: Option<Oid>, to: Oid) -> Result<Done, Error> {
         let changes = self.changes(from, to)?;
+        let noted = subset::Noted::at(&self.state);
+        let before = noted.read()?;
+        if self.subset.is_all() && before.is_empty() {
+            return self.place(from, to, changes);
+        }
+        let part =
+            if from.is_some() { Subset::new(&before) } else { Ok(Subset::clone(&self.subset)) };
+        let part = part.unwrap_or_else(|_| Subset::all());
+        let done = self.place(from, to, subset::select(self, &part, from, to, changes)?)?;
+        noted.write(self.subset.patterns())?;
+        Ok(done)
+    }
+
+    /// Makes these changes, then notes that `to` lies there.
+    pub(super) fn place(
+        &self,
+        from: Option<Oid>,
+        to: Oid,
+        changes: Vec<Change>,
+    ) -> Result<Done, Error> {
         if changes.is_empty() {
             self.store.set_checked_out(to)?;
             return Ok(Done::default());

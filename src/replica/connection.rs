@@ -146,6 +146,13 @@ fn read(
     }
 }
 
+/// Opens a connection and closes it again.
+pub(super) async fn try_open(upstream: &Upstream) -> Result<(), Error> {
+    let opened = timeout(CONNECT, open(upstream)).await;
+    opened.map_err(|_| Error::Silent { url: upstream.base.to_string() })??;
+    Ok(())
+}
+
 async fn open(
     upstream: &Upstream,
 ) -> Result<WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>, Error> {
@@ -184,12 +191,23 @@ async fn dial(upstream: &Upstream) -> io::Result<Either<TcpStream, TlsStream<Tcp
     Ok(Either::Right(connector.connect(name, stream).await?))
 }
 
+/// The upstream names the version that it speaks.
+fn other_protocol(answer: &http::Response<Option<Vec<u8>>>) -> Error {
+    let named = answer.headers().get(http::header::SEC_WEBSOCKET_PROTOCOL);
+    let upstream = named.and_then(|name| frame::version_of(name.to_str().ok()?));
+    Error::Fault(match upstream {
+        Some(upstream) => Fault::Protocol { upstream, follower: frame::PROTOCOL },
+        None => Fault::NotDepsync { answer: "426, naming no version of ours".to_owned() },
+    })
+}
+
 /// The name of what went wrong, where it has one.
 fn fault_of(source: &tungstenite::Error) -> Error {
     let not_depsync = |answer: String| Error::Fault(Fault::NotDepsync { answer });
     match source {
         tungstenite::Error::Http(answer) => match answer.status().as_u16() {
             401 | 403 => Error::Fault(Fault::WrongToken),
+            426 => other_protocol(answer),
             404 => not_depsync("404: no such address, or no such feed".to_owned()),
             503 => Error::Link("the upstream is starting, stopping or too busy (503)".to_owned()),
             status => not_depsync(status.to_string()),

@@ -217,6 +217,9 @@ impl Checkout {
         let mut drifted = Vec::new();
         for path in paths {
             let Some(entry) = self.store.entry(commit, path)? else { continue };
+            if !self.subset.holds(path, entry.kind.is_dir()) {
+                continue;
+            }
             let small = self.root.stat(path).ok().flatten();
             let small = small.is_none_or(|stat| stat.size <= MAX_COMPARED);
             let source = |blob| self.source(blob);
@@ -247,7 +250,11 @@ impl Checkout {
         watcher: Option<&Watcher>,
     ) -> Result<(Vec<(RelPath, Entry, Mismatch)>, u64), Error> {
         let mut feed = BTreeMap::new();
-        self.store.walk(commit, &mut |path, entry| drop(feed.insert(path, entry)))?;
+        self.store.walk(commit, &mut |path, entry| {
+            if self.subset.holds(&path, entry.kind.is_dir()) {
+                feed.insert(path, entry);
+            }
+        })?;
         let names = adopt::rules(self, &feed, profile)?;
         let mut extra = 0;
         let mut folders = vec![RelPath::root()];

@@ -153,6 +153,18 @@ impl Error {
         matches!(self, Error::Lost { .. } | Error::Stalled { .. } | Error::Link(_))
     }
 
+    /// The state that a fault of the link is shown as, where it has a name.
+    pub(super) fn name(&self) -> Option<&'static str> {
+        let Error::Fault(fault) = self else { return None };
+        Some(match fault {
+            Fault::WrongToken => "wrong-token",
+            Fault::NotDepsync { .. } => "not-depsync",
+            Fault::NoSuchFeed { .. } => "no-such-feed",
+            Fault::Protocol { .. } | Fault::Unknown => "other-protocol",
+            Fault::Full => return None,
+        })
+    }
+
     /// Whether the mirror cannot go on at all.
     pub(super) fn ends_the_stage(&self) -> bool {
         matches!(self, Error::FirstContact(_) | Error::Worker(_))

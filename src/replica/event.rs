@@ -2,7 +2,10 @@
 //!
 //! Events are in the past tense, effects in the imperative. Plain data.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
@@ -22,9 +25,29 @@ pub struct Parcel {
     pub pack: Bytes,
 }
 
+/// What an upstream asks of a follower, beside its head.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Stay where you are.
+    pub paused: bool,
+    /// Spread fetches over this time: others fetch too.
+    pub spread: Duration,
+}
+
 /// What has happened.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// What the upstream asks of us, beside its head.
+    Asked(Manner),
+    /// Whether somebody has told this node itself to stay where it is.
+    PausedHere(bool),
+    /// The upstream and we cannot talk, for a reason that has a name and does not mend itself.
+    Barred {
+        /// The name: a state.
+        name: &'static str,
+        /// Why, for people.
+        reason: String,
+    },
     /// The upstream answered our hello.
     Welcomed {
         /// Its head.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::header::{IF_RANGE, RANGE};
 
 use crate::{
-    model::{Class, Head, Oid},
+    model::{Class, Head, Oid, Subset},
     replica::{
         Error,
         event::Parcel,
@@ -37,6 +37,10 @@ pub(super) struct Fetcher {
     pub(super) store: Arc<Store>,
     pub(super) lane: Lane,
     pub(super) progress: Shown,
+    /// The part of the feed whose objects are fetched.
+    pub(super) part: Arc<Subset>,
+    /// Whether the objects of what the store holds were fetched for that part.
+    pub(super) is_same_part: bool,
 }
 
 impl Fetcher {
@@ -47,13 +51,13 @@ impl Fetcher {
         have: Option<Head>,
         want: Head,
     ) -> Result<Published, Error> {
-        let pack = self.download_pack(upstream, have.map(|head| head.commit), want).await?;
-        let store = self.store.clone();
-        let objects = self.on_lane(move || {
-            take_pack(&store, &pack, &want)?;
-            lacking(&store, &want)
-        });
-        let objects = objects.await?;
+        if !self.has(want).await? {
+            let pack = self.download_pack(upstream, have.map(|head| head.commit), want).await?;
+            let store = self.store.clone();
+            self.on_lane(move || take_pack(&store, &pack, &want)).await?;
+        }
+        let fetcher = self.clone();
+        let objects = self.on_lane(move || fetcher.lacking(&want)).await?;
         self.fetch_objects(upstream, want, objects).await?;
         let store = self.store.clone();
         self.on_lane(move || advance(&store, &want, None)).await
@@ -66,13 +70,16 @@ impl Fetcher {
         parcels: Vec<Parcel>,
     ) -> Result<Published, Error> {
         let Some(last) = parcels.last().cloned() else { return Err(Error::Stopped) };
+        let came = parcels.iter().map(|parcel| parcel.pack.len() as u64).sum();
+        self.progress.received(came);
         let alone = (parcels.len() == 1).then(|| last.pack.clone());
         let (store, want, pack) = (self.store.clone(), last.head, alone.clone());
+        let fetcher = self.clone();
         let received = self.on_lane(move || {
             for parcel in &parcels {
                 store.receive(&mut &parcel.pack[..], &parcel.head)?;
             }
-            match lacking(&store, &want)? {
+            match fetcher.lacking(&want)? {
                 objects if objects.is_empty() => advance(&store, &want, pack).map(Ok),
                 objects => Ok(Err(objects)),
             }
@@ -85,6 +92,29 @@ impl Fetcher {
                 self.on_lane(move || advance(&store, &want, alone)).await
             }
         }
+    }
+
+    /// Whether the commit came before, and only objects of it may be missing: another part of the
+    /// feed is wanted than then.
+    async fn has(&self, want: Head) -> Result<bool, Error> {
+        if self.is_same_part {
+            return Ok(false);
+        }
+        let store = self.store.clone();
+        self.on_lane(move || Ok(store.is_published(want.commit)?)).await
+    }
+
+    /// The objects that are needed for `want` and are not here, now that its trees are.
+    fn lacking(&self, want: &Head) -> Result<Vec<Lacking>, Error> {
+        let have = self.store.head()?;
+        if let Some(have) = have
+            && have.epoch == want.epoch
+            && !self.store.descends(have.commit, want.commit)?
+        {
+            return Err(Error::Split(*want));
+        }
+        let have = have.filter(|_| self.is_same_part).map(|have| have.commit);
+        Ok(self.store.lacking_of(have, want.commit, &self.part)?)
     }
 
     pub(super) async fn on_lane<T, F>(&self, job: F) -> Result<T, Error>
@@ -235,18 +265,6 @@ fn take_pack(store: &Store, pack: &Path, want: &Head) -> Result<(), Error> {
         Partial::remove(pack)?;
     }
     Ok(received?)
-}
-
-/// The objects that are needed for `want` and are not here, now that its trees are.
-fn lacking(store: &Store, want: &Head) -> Result<Vec<Lacking>, Error> {
-    let have = store.head()?;
-    if let Some(have) = have
-        && have.epoch == want.epoch
-        && !store.descends(have.commit, want.commit)?
-    {
-        return Err(Error::Split(*want));
-    }
-    Ok(store.lacking(have.map(|head| head.commit), want.commit)?)
 }
 
 fn advance(store: &Store, want: &Head, pack: Option<Bytes>) -> Result<Published, Error> {

@@ -15,7 +15,7 @@ use crate::{
     model::{Head, Oid, Step},
     replica::{
         backoff::Backoff,
-        event::{Effect, Event, Failure, Parcel, Refusal, Summary},
+        event::{Effect, Event, Failure, Manner, Parcel, Refusal, Summary},
     },
 };
 
@@ -56,6 +56,12 @@ pub struct Follow {
     link: Link,
     /// Why there is no connection.
     broken: Option<String>,
+    /// The name of that, where it has one.
+    barred: Option<&'static str>,
+    manner: Manner,
+    paused_here: bool,
+    /// A fetch waits until then, since others fetch too.
+    spread_until: Option<Instant>,
     want: Option<Head>,
     fetched: Option<Head>,
     have: Option<Head>,
@@ -104,6 +110,10 @@ impl Follow {
             upstream: 0,
             link: Link::Down,
             broken: None,
+            barred: None,
+            manner: Manner::default(),
+            paused_here: false,
+            spread_until: None,
             want: None,
             fetched,
             have: if options.checkout { have } else { fetched },
@@ -147,7 +157,7 @@ impl Follow {
     pub fn deadline(&self) -> Option<Instant> {
         let link = (self.link == Link::Down).then_some(self.reconnect.until()).flatten();
         let poll = (!self.polling).then_some(self.poll_at);
-        let fetch = self.lacks().and(self.refetch.until());
+        let fetch = self.lacks().and(self.refetch.until().max(self.spread_until));
         let place = self.unplaced().and(self.replace.until());
         [link, poll, fetch, place].into_iter().flatten().min()
     }
@@ -169,6 +179,9 @@ impl Follow {
         if let Some(refusal) = &self.refusal {
             return ("refused", Some(refusal.to_string()));
         }
+        if let Some(why) = self.waits() {
+            return ("paused", Some(why.to_owned()));
+        }
         if let Some(error) = &self.checkout_error {
             return ("failing", Some(error.clone()));
         }
@@ -181,7 +194,7 @@ impl Follow {
             (None, Link::Up) => ("idle", self.remark()),
             (error, _) => {
                 let reason = self.broken.as_ref().or(error.as_ref());
-                ("waiting-for-upstream", reason.cloned())
+                (self.barred.unwrap_or("waiting-for-upstream"), reason.cloned())
             }
         }
     }
@@ -199,6 +212,15 @@ impl Follow {
         Some(format!("commit {} is revoked and not checked out", revoked.commit.short()))
     }
 
+    /// Why it stays where it is though nothing is wrong.
+    pub fn waits(&self) -> Option<&'static str> {
+        match (self.paused_here, self.manner.paused) {
+            (true, _) => Some("paused at this node; `depsync resume` here ends it"),
+            (_, true) => Some("paused by the upstream; `depsync resume` there ends it"),
+            _ => None,
+        }
+    }
+
     fn is_busy(&self) -> bool {
         let fetches = self.fetching.is_some() || self.lacks().is_some();
         fetches || self.placing.is_some() || self.unplaced().is_some()
@@ -206,9 +228,17 @@ impl Follow {
 
     fn take_in(&mut self, now: Instant, event: Event, effects: &mut Vec<Effect>) {
         match event {
+            Event::Asked(manner) => self.manner = manner,
+            Event::PausedHere(paused) => self.paused_here = paused,
+            Event::Barred { name, reason } => {
+                self.lose_link(now, reason);
+                self.reconnect.failed_for_good(now);
+                self.barred = Some(name);
+            }
             Event::Welcomed { head } => {
                 self.link = Link::Up;
                 self.broken = None;
+                self.barred = None;
                 self.refetch.reset();
                 self.hear(now, head, effects);
             }
@@ -262,6 +292,7 @@ impl Follow {
                 for backoff in [&mut self.reconnect, &mut self.refetch, &mut self.replace] {
                     backoff.reset();
                 }
+                self.spread_until = None;
                 self.poll_at = now;
             }
             Event::Ticked => {}
@@ -270,7 +301,7 @@ impl Follow {
 
     /// Does whatever is due: this is the loop until have = want.
     fn go_on(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        if self.link == Link::Down && self.reconnect.is_due(now) {
+        if self.link == Link::Down && self.reconnect.is_due(now) && self.options.upstreams > 0 {
             self.link = Link::Connecting;
             effects.push(Effect::Connect(self.upstream));
         }
@@ -281,6 +312,7 @@ impl Follow {
         }
         if let Some(want) = self.lacks()
             && self.refetch.is_due(now)
+            && (self.came_inside() || self.spread_until.is_none_or(|until| now >= until))
         {
             self.fetching = Some(want);
             effects.push(self.fetch(want));
@@ -295,7 +327,7 @@ impl Follow {
 
     /// The head to fetch now: the one that a broken fetch began with, else the one wanted.
     fn lacks(&self) -> Option<Head> {
-        if self.fetching.is_some() || self.refusal.is_some() {
+        if self.fetching.is_some() || self.refusal.is_some() || self.waits().is_some() {
             return None;
         }
         let is_ahead = |head: &Head| {
@@ -306,7 +338,8 @@ impl Follow {
 
     /// The head to put in place now.
     fn unplaced(&self) -> Option<Head> {
-        let idle = self.options.checkout && self.placing.is_none() && self.due;
+        let is_free = self.placing.is_none() && self.due && self.waits().is_none();
+        let idle = self.options.checkout && is_free;
         let goal = self.goal().filter(|_| idle);
         goal.filter(|goal| Some(*goal) != self.have && Some(*goal) != self.vetoed)
     }
@@ -324,13 +357,20 @@ impl Follow {
         goal.filter(|goal| !self.revoked.contains(&goal.commit))
     }
 
+    /// Whether the head wanted came inside announcements, on top of what is here.
+    fn came_inside(&self) -> bool {
+        let fetched = self.fetched.map(|head| head.commit);
+        let continues = self.parcels.iter().any(|parcel| parcel.parent == fetched);
+        let is_wanted = self.parcels.back().is_some_and(|last| Some(last.head) == self.want);
+        continues && is_wanted && self.damaged == 0
+    }
+
     fn fetch(&mut self, want: Head) -> Effect {
         let fetched = self.fetched.map(|head| head.commit);
-        while self.parcels.front().is_some_and(|parcel| parcel.parent != fetched) {
-            self.parcels.pop_front();
-        }
-        if self.parcels.back().is_some_and(|last| Some(last.head) == self.want) && self.damaged == 0
-        {
+        if self.came_inside() {
+            while self.parcels.front().is_some_and(|parcel| parcel.parent != fetched) {
+                self.parcels.pop_front();
+            }
             self.fetching = self.want;
             let parcels = self.parcels.drain(..).collect();
             return Effect::Receive { upstream: self.upstream, parcels };
@@ -354,6 +394,12 @@ impl Follow {
         }
         self.odd = 0;
         self.refusal = None;
+        if head != self.want && head != self.fetched && !self.manner.spread.is_zero() {
+            let is_set = self.spread_until.is_some_and(|until| until > now);
+            if !is_set {
+                self.spread_until = Some(now + self.reconnect.share(self.manner.spread));
+            }
+        }
         self.want = head;
         if self.want == self.fetched {
             self.fetch_error = None;

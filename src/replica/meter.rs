@@ -4,7 +4,10 @@
 //! the last seconds, since a link that has become slow is what an operator looks for.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -17,8 +20,34 @@ const SAMPLE: Duration = Duration::from_millis(500);
 /// How much of the rate is the newest sample's.
 const NEWEST: f64 = 0.4;
 
-/// Where what is under way is shown.
-pub(super) type Shown = watch::Sender<Option<Progress>>;
+/// Where what is under way is shown, and what has come is summed up.
+#[derive(Clone, Default)]
+pub(super) struct Shown {
+    progress: watch::Sender<Option<Progress>>,
+    received: Arc<AtomicU64>,
+}
+
+impl Shown {
+    /// There.
+    pub(super) fn of(progress: watch::Sender<Option<Progress>>) -> Self {
+        Shown { progress, received: Arc::default() }
+    }
+
+    /// Whoever looks.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Option<Progress>> {
+        self.progress.subscribe()
+    }
+
+    /// So many bytes have come over the link.
+    pub(super) fn received(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What has come since this was last asked.
+    pub(super) fn take_received(&self) -> u64 {
+        self.received.swap(0, Ordering::Relaxed)
+    }
+}
 
 /// Counts what has come of a fetch.
 pub(super) struct Meter<'a> {
@@ -29,12 +58,19 @@ pub(super) struct Meter<'a> {
 impl<'a> Meter<'a> {
     /// A fetch of `total` bytes, of which `done` are here.
     pub(super) fn new(shown: &'a Shown, head: Head, done: u64, total: u64) -> Self {
-        shown.send_replace(Some(Progress { head, done, total, rate: None, left_ms: None }));
+        shown.progress.send_replace(Some(Progress {
+            head,
+            done,
+            total,
+            rate: None,
+            left_ms: None,
+        }));
         Meter { shown, pace: Mutex::new(Pace::new(Instant::now())) }
     }
 
     /// So many bytes have come.
     pub(super) fn came(&self, bytes: u64) {
+        self.shown.received(bytes);
         let rate = self.pace().came(Instant::now(), bytes);
         self.change(|progress| {
             progress.done += bytes;
@@ -68,7 +104,7 @@ impl<'a> Meter<'a> {
     }
 
     fn change(&self, change: impl FnOnce(&mut Progress)) {
-        self.shown.send_modify(|progress| {
+        self.shown.progress.send_modify(|progress| {
             if let Some(progress) = progress {
                 change(progress);
             }
@@ -78,7 +114,7 @@ impl<'a> Meter<'a> {
 
 impl Drop for Meter<'_> {
     fn drop(&mut self) {
-        self.shown.send_replace(None);
+        self.shown.progress.send_replace(None);
     }
 }
 
@@ -140,9 +176,10 @@ mod tests {
         meter.found(20);
         meter.came(30);
         meter.corrected(50, 5);
-        let progress = shown.borrow().unwrap();
+        let progress = shown.subscribe().borrow().unwrap();
+        assert_eq!(shown.take_received(), 30);
         assert_eq!((progress.done, progress.total), (60, 55));
         drop(meter);
-        assert!(shown.borrow().is_none());
+        assert!(shown.subscribe().borrow().is_none());
     }
 }

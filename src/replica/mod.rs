@@ -10,6 +10,7 @@ mod adopt;
 mod backoff;
 mod checkout;
 mod connection;
+mod demoted;
 mod drift;
 mod error;
 pub mod event;
@@ -21,8 +22,11 @@ mod lane;
 mod meter;
 mod objects;
 mod partial;
+mod record;
+mod reports;
 mod snapshot;
 mod stage;
+mod subset;
 mod upstream;
 
 use std::{
@@ -53,7 +57,7 @@ use crate::{
     disk::{Keep, Root},
     hooks::Hooks,
     ledger::Ledger,
-    model::{Cron, FeedName, Label, NodeId, RegionName},
+    model::{Cron, FeedName, Head, Label, NodeId, Oid, RegionName, Subset},
 };
 
 /// What a mirror of one feed is given.
@@ -74,7 +78,12 @@ pub struct Setup {
     pub snapshot: Option<Snapshot>,
     /// Whether foreign files may be moved aside at first contact.
     pub adopt: bool,
-    /// Base addresses of the upstreams, `http://host:port`; at least one.
+    /// The last commit that this node published, where it has owned the feed: what lies in the
+    /// directory beyond what the new owner has is put aside at the first checkout.
+    pub demoted_at: Option<Oid>,
+    /// The part of the feed that is kept, as patterns that were found to be good; empty: all of it.
+    pub paths: Vec<String>,
+    /// Base addresses of the upstreams, `http://host:port`; none: there is nobody to follow yet.
     pub upstreams: Vec<Url>,
     /// The feed's name there.
     pub upstream_feed: FeedName,
@@ -108,6 +117,7 @@ impl Setup {
             region: self.region.clone(),
             url: self.advertise.clone(),
             port: self.port,
+            paths: self.paths.clone(),
             feed: Some(self.desk.feed.clone()).filter(|feed| *feed != self.upstream_feed),
             ..Hello::of(self.node.clone(), self.label.clone())
         }
@@ -135,8 +145,21 @@ impl Setup {
         let gate = self.gate(root.path(), stopping);
         let (adopt, partial, known) = (self.adopt, Mutex::default(), Known::default());
         let (drift, repairs) = (self.drift, Repairs::default());
-        let checkout =
-            Checkout { store, root, state, keep, adopt, gate, partial, known, drift, repairs };
+        let (demoted_at, subset) = (self.demoted_at, self.subset());
+        let checkout = Checkout {
+            store,
+            root,
+            state,
+            keep,
+            adopt,
+            gate,
+            partial,
+            known,
+            drift,
+            repairs,
+            demoted_at,
+            subset,
+        };
         Some(Arc::new(Way::InPlace(checkout)))
     }
 
@@ -153,11 +176,59 @@ impl Setup {
         Gate::new(asking, Arc::clone(stopping))
     }
 
+    fn subset(&self) -> Arc<Subset> {
+        Arc::new(Subset::new(&self.paths).unwrap_or_else(|_| Subset::all()))
+    }
+
     /// Another one at each node, so that mirrors do not come back in the same instant.
     fn seed(&self) -> u64 {
         let mut seed = DefaultHasher::new();
         (&self.node, &self.desk.feed).hash(&mut seed);
         seed.finish()
+    }
+}
+
+/// With what other nodes are asked for a feed.
+#[derive(Debug, Clone)]
+pub struct Contact {
+    /// Its name there.
+    pub feed: FeedName,
+    /// Where the token lies that lets us in there.
+    pub token: Option<TokenFile>,
+    /// Without a total time-out.
+    pub http: reqwest::Client,
+    /// For the connections of followers.
+    pub tls: Arc<rustls::ClientConfig>,
+}
+
+impl Contact {
+    fn upstream(&self, base: &Url) -> Upstream {
+        Upstream {
+            base: base.clone(),
+            feed: self.feed.clone(),
+            token: self.token.clone(),
+            http: self.http.clone(),
+            tls: Arc::clone(&self.tls),
+        }
+    }
+
+    /// The heads that these nodes have; who does not answer, or has none, is left out.
+    pub async fn heads(&self, urls: &[Url]) -> Vec<(Url, Head)> {
+        let asked = urls
+            .iter()
+            .map(async |url| Some((url.clone(), self.upstream(url).head().await.ok().flatten()?)));
+        futures_util::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Tries whether the feed can be followed there: connects as a mirror would, and asks for the
+    /// head.
+    ///
+    /// # Errors
+    /// What is in the way, by its name where it has one.
+    pub async fn try_to_follow(&self, url: &Url) -> Result<Option<Head>, Error> {
+        let upstream = self.upstream(url);
+        connection::try_open(&upstream).await?;
+        upstream.head().await
     }
 }
 

@@ -24,10 +24,14 @@ use super::{
     checkout::{Done, Way},
     connection::{self, Heard, Line},
     drift::{Findings, Scope, Watch},
-    event::{Effect, Event, Summary},
+    event::{Effect, Event, Manner, Summary},
     fetch::Fetcher,
     follow::{Follow, Options},
     lane::{Lane, Worker},
+    meter::Shown,
+    record::{Recorder, Work},
+    reports::Reports,
+    subset::Noted,
     upstream::Upstream,
 };
 use crate::{
@@ -35,7 +39,7 @@ use crate::{
         Desk, Held, Request,
         frame::{FromFollower, Hello, Pulse, Standing},
     },
-    ledger::{self, Ledger, NewRun},
+    ledger::{self, Kind, Ledger, MAX_NAMES, NewRun},
     model::{Cron, Head, Oid, Orders, RelPath},
     store::{Published, Store},
     sys,
@@ -43,6 +47,8 @@ use crate::{
 
 /// Requests from the edge, reports and heard frames that may wait.
 const QUEUE: usize = 64;
+/// Whatever an upstream says, a fetch does not wait longer than this for others.
+const LONGEST_SPREAD: Duration = Duration::from_secs(60);
 /// Redirected downloads that may wait for their commit.
 const MAX_WAITING: usize = 1_000;
 
@@ -85,6 +91,7 @@ enum Ended {
     Fetch(Result<Published, Error>),
     Checkout(Head, Result<Done, Error>),
     Checked(Result<Findings, Error>),
+    Recorded,
     /// Whether a commit is here that someone waits for; with the number of looks so far.
     Look(Oid, Answer, u32, Result<bool, Error>),
 }
@@ -101,6 +108,12 @@ struct Stage {
     tasks: JoinSet<Ended>,
     pulse: watch::Sender<Pulse>,
     shown: Option<Summary>,
+    recorder: Recorder,
+    /// When the fetch and the checkout under way began.
+    fetch_began: Instant,
+    checkout_began: Instant,
+    /// What the upstream has heard of the nodes below us.
+    reports: Reports,
     /// Who waits for the answer to a poll, and who for a commit.
     askers: Vec<Answer>,
     /// Who asked before the question under way was put, and gets its answer.
@@ -133,7 +146,15 @@ impl Stage {
         let desk = setup.desk.clone();
         let store = desk.store.clone();
         let (newest, have) = lane.run(move || position(&store)).await??;
-        let fetched = newest.as_ref().map(|published| published.head);
+        // Another part of the feed than before: objects and files of it may be missing.
+        let is_same_part =
+            setup.root.is_none() || Noted::at(&setup.state).read()? == setup.subset().patterns();
+        let fetched = newest.as_ref().map(|published| published.head).filter(|_| is_same_part);
+        let have = have.filter(|_| is_same_part);
+        // After a demotion our own last version lies there, and more: nothing is put in place before
+        // the new owner's has come.
+        let own = fetched.filter(|head| Some(head.commit) == setup.demoted_at);
+        let have = have.or(own);
         if let Some(published) = newest {
             desk.post(published);
         }
@@ -147,7 +168,7 @@ impl Stage {
         let (accept, requests) = mpsc::channel(QUEUE);
         let mailbox = move |request| accept.try_send(request).is_ok();
         desk.take_requests(Some(Box::new(mailbox)));
-        let progress = desk.progress.clone();
+        let progress = Shown::of(desk.progress.clone());
         let stopping = Arc::new(AtomicBool::new(false));
         let watch = setup.root.as_ref().filter(|_| setup.snapshot.is_none());
         let watch = watch.map(|root| Watch::start(root));
@@ -155,7 +176,21 @@ impl Stage {
             hello: setup.hello(),
             upstreams: setup.upstreams(),
             checkout: setup.checkout(&stopping),
-            fetcher: Fetcher { store: desk.store.clone(), lane, progress },
+            fetcher: Fetcher {
+                store: desk.store.clone(),
+                lane,
+                progress,
+                part: setup.subset(),
+                is_same_part,
+            },
+            recorder: Recorder {
+                feed: desk.feed.clone(),
+                ledger: setup.ledger.clone(),
+                store: desk.store.clone(),
+            },
+            fetch_began: Instant::now(),
+            checkout_began: Instant::now(),
+            reports: Reports::new(setup.node.clone()),
             directory,
             follow: Follow::new(Instant::now(), options, fetched, have),
             link: None,
@@ -183,9 +218,12 @@ impl Stage {
     ) -> Result<(), Error> {
         let orders = self.desk.orders.borrow().clone();
         self.obey(&orders);
-        self.feed(Event::Ticked);
+        let mut paused = self.desk.paused.subscribe();
+        let mut below = self.desk.changes.subscribe();
+        self.pause_here();
         loop {
             let deadline = self.follow.deadline();
+            let report = self.reports.deadline();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 Some(heard) = hear(&mut self.link) => self.take_heard(heard),
@@ -194,11 +232,31 @@ impl Stage {
                     self.take_ended(ended)?;
                 }
                 Some(request) = requests.recv() => self.take_request(request),
+                Ok(()) = paused.changed() => self.pause_here(),
+                Ok(()) = below.changed() => self.reports.changed(Instant::now()),
+                () = sleep_until(report) => self.report_below(),
                 () = sleep_until(deadline) => self.feed(Event::Ticked),
                 scope = look(&mut self.watch, self.checking) => self.check(scope),
                 () = wait_for(self.next_checkout) => self.mind_clock(),
             }
         }
+    }
+
+    /// Somebody has told this node itself to stay where it is, or to go on.
+    fn pause_here(&mut self) {
+        let hello = &self.hello;
+        let paused = self.desk.is_paused(&hello.node, hello.region.as_ref());
+        self.feed(Event::PausedHere(paused));
+    }
+
+    /// Tells the upstream what has changed among the nodes below us.
+    fn report_below(&mut self) {
+        let reports = self.desk.reports(&self.hello.node);
+        let Some(link) = &self.link else { return self.reports.wait() };
+        let outbox = &link.outbox;
+        self.reports.send(Instant::now(), reports, |below| {
+            outbox.try_send(FromFollower::Below(below)).is_ok()
+        });
     }
 
     /// One step: the event in, the effects out, the desk up to date.
@@ -215,11 +273,13 @@ impl Stage {
             Effect::Disconnect => self.hang_up(),
             Effect::Poll => self.poll(),
             Effect::Receive { upstream, parcels } => {
+                self.fetch_began = Instant::now();
                 let (fetcher, upstream) = (self.fetcher.clone(), self.upstreams[upstream].clone());
                 self.tasks
                     .spawn(async move { Ended::Fetch(fetcher.receive(&upstream, parcels).await) });
             }
             Effect::Fetch { upstream, have, want } => {
+                self.fetch_began = Instant::now();
                 let (fetcher, upstream) = (self.fetcher.clone(), self.upstreams[upstream].clone());
                 self.tasks
                     .spawn(async move { Ended::Fetch(fetcher.fetch(&upstream, have, want).await) });
@@ -264,17 +324,19 @@ impl Stage {
     fn poll(&mut self) {
         self.asked.append(&mut self.askers);
         let upstreams = self.upstreams.clone();
+        let have = self.pulse.borrow().fetched;
         self.tasks.spawn(async move {
             let asked = upstreams
                 .iter()
                 .enumerate()
-                .map(async |(number, upstream)| (number, upstream.head().await));
+                .map(async |(number, upstream)| (number, upstream.head_telling(have).await));
             Ended::Poll(futures_util::future::join_all(asked).await)
         });
     }
 
     fn check_out(&mut self, head: Head) {
         let Some(checkout) = self.checkout.clone() else { return };
+        self.checkout_began = Instant::now();
         let (directory, profile) = (self.directory.clone(), self.desk.profile.borrow().clone());
         self.tasks.spawn(async move {
             let done = directory.run(move || checkout.run(&head, &profile)).await;
@@ -355,6 +417,8 @@ impl Stage {
                 self.desk.profile.send_replace(welcome.profile);
                 self.stand(welcome.standing);
                 self.take_orders(&welcome.orders);
+                self.reports.begin_again(Instant::now());
+                self.ask(welcome.paused, welcome.spread_ms);
                 self.feed(Event::Welcomed { head: welcome.head });
             }
             Heard::Announce(announce, pack) => {
@@ -363,15 +427,21 @@ impl Stage {
             Heard::Heartbeat(beat) => {
                 self.stand(beat.standing);
                 self.take_orders(&beat.orders);
+                self.reports.changed(Instant::now());
+                self.ask(beat.paused, beat.spread_ms);
                 self.feed(Event::HeartbeatHeard { head: beat.head });
             }
             Heard::Ended(reason) => {
                 self.link = None;
+                let name = reason.name();
                 let reason = reason.to_string();
                 if self.follow.summary().detail.as_ref() != Some(&reason) {
                     warn!(feed = %self.desk.feed, "{reason}");
                 }
-                self.feed(Event::Disconnected { reason });
+                self.feed(match name {
+                    Some(name) => Event::Barred { name, reason },
+                    None => Event::Disconnected { reason },
+                });
             }
         }
     }
@@ -395,6 +465,11 @@ impl Stage {
         self.feed(Event::Ordered { pin, revoked: orders.revoked.clone() });
     }
 
+    fn ask(&mut self, paused: bool, spread_ms: u64) {
+        let spread = Duration::from_millis(spread_ms).min(LONGEST_SPREAD);
+        self.feed(Event::Asked(Manner { paused, spread }));
+    }
+
     fn stand(&self, standing: Standing) {
         self.desk.state.send_if_modified(|state| {
             let differs = state.standing != standing;
@@ -411,8 +486,18 @@ impl Stage {
             Ended::Poll(answers) => self.take_polled(answers),
             Ended::Fetch(Ok(published)) => {
                 let head = published.head;
+                let from = self.follow.summary().fetched;
                 self.desk.post(published);
                 self.feed(Event::Fetched { head });
+                self.record(Work {
+                    kind: Kind::Fetch,
+                    began: self.fetch_began,
+                    from: from.map(|head| head.commit),
+                    to: Some(head),
+                    bytes: self.fetcher.progress.take_received(),
+                    error: None,
+                    detail: None,
+                });
                 for (commit, answer) in std::mem::take(&mut self.waiting) {
                     self.look(commit, answer, 1);
                 }
@@ -429,6 +514,7 @@ impl Stage {
                 }
             }
             Ended::Checkout(head, Ok(done)) => {
+                let from = self.follow.summary().have;
                 self.tell(head, &done);
                 // The first one makes the folders that are to be watched.
                 if self.follow.summary().have.is_none()
@@ -437,6 +523,15 @@ impl Stage {
                     watch.look_at_all();
                 }
                 self.feed(Event::CheckedOut { head });
+                self.record(Work {
+                    kind: Kind::Checkout,
+                    began: self.checkout_began,
+                    from: from.map(|head| head.commit),
+                    to: Some(head),
+                    bytes: done.placed.bytes,
+                    error: None,
+                    detail: put_aside(&done),
+                });
             }
             Ended::Checkout(_, Err(Error::Vetoed(reason))) => {
                 warn!(feed = %self.desk.feed, "not checked out: {reason}");
@@ -445,11 +540,13 @@ impl Stage {
             Ended::Checkout(_, Err(Error::Later { until, reason })) => {
                 self.feed(Event::CheckoutPutOff { until, reason });
             }
+            Ended::Recorded => {}
             Ended::Checkout(_, Err(error)) => {
                 if error.ends_the_stage() {
                     return Err(error);
                 }
                 warn!(feed = %self.desk.feed, "{error}");
+                self.failed(Kind::Checkout, self.checkout_began, error.to_string());
                 self.feed(Event::CheckoutFailed { reason: error.to_string() });
             }
             Ended::Look(commit, answer, looks, found) => {
@@ -468,11 +565,32 @@ impl Stage {
         for (_, answer) in self.waiting.drain(..) {
             let _ = answer.send(Err(reason.clone())); // it waits no longer: fine
         }
+        self.failed(Kind::Fetch, self.fetch_began, reason.clone());
         self.feed(match error {
             Error::Split(head) => Event::FetchSplit { head },
             error => Event::FetchFailed { failure: error.class(), reason },
         });
         Ok(())
+    }
+
+    /// A run that failed; the same failure again is not another entry.
+    fn failed(&mut self, kind: Kind, began: Instant, error: String) {
+        let bytes = self.fetcher.progress.take_received();
+        if self.follow.summary().last_error.as_ref() == Some(&error) {
+            return;
+        }
+        let (from, to, detail) = (None, self.follow.summary().want, None);
+        self.record(Work { kind, began, from, to, bytes, error: Some(error), detail });
+    }
+
+    /// Records a run, behind whatever is under way.
+    fn record(&mut self, work: Work) {
+        let (recorder, lane) = (self.recorder.clone(), self.fetcher.lane.clone());
+        self.tasks.spawn(async move {
+            // A broken lane is told by whatever needs it next.
+            let _ = lane.run(move || recorder.record(&work)).await;
+            Ended::Recorded
+        });
     }
 
     fn take_polled(&mut self, answers: Vec<(usize, Result<Option<Head>, Error>)>) {
@@ -577,7 +695,8 @@ impl Stage {
         }
         let (have, fetched) = (summary.have, summary.fetched);
         let error = summary.last_error.clone();
-        self.pulse.send_replace(Pulse { have, fetched, waits: None, error });
+        let waits = self.follow.waits().map(|_| "it is paused there".to_owned());
+        self.pulse.send_replace(Pulse { have, fetched, waits, error });
         self.desk.state.send_modify(|state| {
             state.primary = false;
             state.state = summary.state;
@@ -587,6 +706,7 @@ impl Stage {
             state.have = have;
             state.upstream_url =
                 self.upstreams.get(summary.upstream).map(|upstream| upstream.base.to_string());
+            state.upstream_feed = self.upstreams.first().map(|upstream| upstream.feed.clone());
             state.last_error.clone_from(&summary.last_error);
         });
         self.shown = Some(summary);
@@ -610,6 +730,19 @@ async fn wait_for(at: Option<SystemTime>) {
         }
         None => std::future::pending().await,
     }
+}
+
+/// What had to make way, for those who look back.
+fn put_aside(done: &Done) -> Option<String> {
+    let count = done.placed.set_aside.len();
+    let first: Vec<String> = done
+        .placed
+        .set_aside
+        .iter()
+        .take(MAX_NAMES)
+        .map(|path| path.to_text().into_owned())
+        .collect();
+    (count > 0).then(|| format!("{count} files were put aside: {}", first.join(", ")))
 }
 
 /// What the connection hears; forever silent without one.

@@ -10,7 +10,7 @@ use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 
 use crate::{
-    bus::frame::Fault,
+    bus::frame::{self, Fault},
     model::{FeedName, Head, Oid},
     replica::Error,
 };
@@ -94,7 +94,17 @@ impl Upstream {
 
     /// The feed's head there.
     pub(super) async fn head(&self) -> Result<Option<Head>, Error> {
-        let answer = self.send(self.get("")).await?;
+        self.head_telling(None).await
+    }
+
+    /// The feed's head there. It hears what we have: a primary of an older epoch learns by this that
+    /// it is one, though nobody follows it any more.
+    pub(super) async fn head_telling(&self, have: Option<Head>) -> Result<Option<Head>, Error> {
+        let mut request = self.get("");
+        if let Some(have) = have {
+            request = request.header(frame::HEAD_HEADER, frame::head_to_text(&have));
+        }
+        let answer = self.send(request).await?;
         let body = self.body(answer).await?;
         let facts: FeedFacts = serde_json::from_slice(&body).map_err(|_| {
             Error::Fault(Fault::NotDepsync {

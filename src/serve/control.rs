@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use super::{
     Edge, MAX_COMMAND,
     access::Caller,
+    edge::Feed,
     error::{Answer, Fault},
 };
 use crate::{
@@ -115,6 +116,14 @@ pub(super) async fn ask(edge: &Edge, parts: &Parts, request: impl FnOnce(Reply) 
     if !feed.desk.ask(request(answer)) {
         return Err(Fault::unavailable("this feed takes no commands now", 5));
     }
+    answered(feed, outcome).await
+}
+
+/// What a command's outcome means to whoever gave it.
+pub(super) async fn answered(
+    feed: &Feed,
+    outcome: oneshot::Receiver<Result<(), String>>,
+) -> Answer {
     match tokio::time::timeout(TIMEOUT, outcome).await {
         Ok(Ok(Ok(()))) => Ok(Json(json!({ "feed": feed.desk.feed, "done": true })).into_response()),
         Ok(Ok(Err(reason))) => Err(Fault::conflict(reason)),

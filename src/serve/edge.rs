@@ -115,6 +115,8 @@ pub struct Edge {
     pub(super) gits: Arc<Semaphore>,
     pub(super) max_upload: u64,
     pub(super) ledger: Arc<Ledger>,
+    /// All desks, and who was turned away.
+    pub(super) board: Board,
     regions: RwLock<Arc<RegionTable>>,
     feeds: BTreeMap<String, Arc<Feed>>,
 }
@@ -141,6 +143,7 @@ impl Edge {
         };
         let feeds = setup.board.iter().map(feed).collect();
         Arc::new(Edge {
+            board: setup.board,
             node: setup.node,
             label: setup.label,
             advertise: setup.advertise,

@@ -37,6 +37,15 @@ impl Fault {
         Fault { status, code, message: message.into(), header: None }
     }
 
+    /// 426: the other side speaks another version of the protocol; ours is named.
+    pub(super) fn other_protocol(message: impl Into<String>) -> Self {
+        let ours = HeaderValue::from_static(crate::bus::frame::SUBPROTOCOL);
+        Fault {
+            header: Some((header::SEC_WEBSOCKET_PROTOCOL, ours)),
+            ..Fault::new(StatusCode::UPGRADE_REQUIRED, "other_protocol", message)
+        }
+    }
+
     /// 400: the request cannot be read.
     pub(super) fn malformed(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "malformed", message)

@@ -14,7 +14,10 @@ use super::{
     listing,
     page::{Page, Paged, PathField},
 };
-use crate::bus::{Held, frame::Progress};
+use crate::bus::{
+    Held,
+    frame::{self, Progress},
+};
 
 /// Held changes that a feed's own page shows; all are at `…/held`.
 const SHOWN_HELD: usize = 100;
@@ -34,6 +37,11 @@ pub(super) async fn list(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer 
 /// `GET /v1/feeds/{feed}`
 pub(super) async fn show(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     let (feed, _) = edge.below(&parts.uri)?;
+    let have = parts.headers.get(frame::HEAD_HEADER).and_then(|text| text.to_str().ok());
+    if let Some(have) = have.and_then(frame::head_from_text) {
+        let who = edge.client(&parts).map_or_else(|| "a node".to_owned(), |addr| addr.to_string());
+        feed.desk.asked(who, have);
+    }
     Ok(Json(describe(&edge, feed).await?).into_response())
 }
 

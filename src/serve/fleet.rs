@@ -1,6 +1,8 @@
-//! What is asked of the fleet as a whole: whether every region has verified a commit.
+//! What is asked of the fleet as a whole: whether every region has verified a commit; who is to
+//! stay where it is; who owns the feed.
 //!
-//! Answers from what the nodes themselves have reported, never from what was sent to them.
+//! Answers come from what the nodes themselves have reported, never from what was sent to them. A
+//! decision is answered once it is durable and in force.
 
 use std::{
     sync::Arc,
@@ -8,7 +10,7 @@ use std::{
 };
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Query, State},
     response::{IntoResponse, Response},
 };
@@ -16,13 +18,21 @@ use http::{StatusCode, request::Parts};
 use serde::Deserialize;
 use serde_json::json;
 
+use tokio::sync::oneshot;
+
 use super::{
     Edge,
+    access::Caller,
+    control::{Taken, answered, fields},
     edge::Feed,
     error::{Answer, Fault},
     target,
 };
-use crate::{bus::Verdict, model::Head, sys};
+use crate::{
+    bus::{Decision, Follower, Verdict, board::Answer as Reply},
+    model::{Head, RegionName, Target},
+    sys,
+};
 
 /// How long one request may wait for the fleet, and how long it does unless told.
 const LONGEST_WAIT: u64 = 3_600;
@@ -97,6 +107,97 @@ pub(super) fn told(feed: &Feed, head: &Head, verdict: &Verdict) -> Response {
     body["message"] =
         json!(format!("commit {} is not verified at: {}", head.commit.short(), verdict.lacks()));
     (StatusCode::GATEWAY_TIMEOUT, Json(body)).into_response()
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Whom {
+    node: Option<String>,
+    region: Option<RegionName>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Owner {
+    upstream: Option<String>,
+}
+
+/// `POST …/pause`: a node, a region's node, or all of them stay where they are.
+pub(super) async fn pause(
+    State(edge): State<Arc<Edge>>,
+    Extension(caller): Extension<Caller>,
+    parts: Parts,
+    body: Taken,
+) -> Answer {
+    let (feed, _) = edge.below(&parts.uri)?;
+    let target = target_of(feed, fields(body)?)?;
+    let by = caller.name();
+    decide(feed, |answer| Decision::Pause { target, by, answer }).await
+}
+
+/// `POST …/resume`: they go on.
+pub(super) async fn resume(State(edge): State<Arc<Edge>>, parts: Parts, body: Taken) -> Answer {
+    let (feed, _) = edge.below(&parts.uri)?;
+    let target = target_of(feed, fields(body)?)?;
+    decide(feed, |answer| Decision::Resume { target, answer }).await
+}
+
+/// `POST …/promote`: this node owns the feed from now on.
+pub(super) async fn promote(State(edge): State<Arc<Edge>>, parts: Parts, body: Taken) -> Answer {
+    let (feed, _) = edge.below(&parts.uri)?;
+    let Whom { node: None, region: None } = fields(body)? else {
+        return Err(Fault::malformed("promote is asked of the node that is to own the feed"));
+    };
+    decide(feed, Decision::Promote).await
+}
+
+/// `POST …/demote`: this node mirrors the feed from now on.
+pub(super) async fn demote(State(edge): State<Arc<Edge>>, parts: Parts, body: Taken) -> Answer {
+    let (feed, _) = edge.below(&parts.uri)?;
+    let Owner { upstream } = fields(body)?;
+    let is_url = |url: &String| {
+        ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme))
+            && url.parse::<http::Uri>().is_ok_and(|url| url.host().is_some())
+    };
+    if upstream.as_ref().is_some_and(|url| !is_url(url)) {
+        return Err(Fault::malformed("upstream is the URL of a node, as in http://hub:7873"));
+    }
+    decide(feed, |answer| Decision::Demote { upstream, answer }).await
+}
+
+/// Whom a command is about: a node by its id or its label, a region, or all.
+fn target_of(feed: &Feed, whom: Whom) -> Result<Target, Fault> {
+    let name = match whom {
+        Whom { node: None, region: None } => return Ok(Target::Feed),
+        Whom { node: None, region: Some(region) } => return Ok(Target::Region(region)),
+        Whom { node: Some(name), region: None } => name,
+        _ => return Err(Fault::malformed("name a node or a region, not both")),
+    };
+    let followers = feed.desk.followers();
+    let is_named =
+        |known: &&Follower| known.hello.node.as_str() == name || known.hello.label.as_str() == name;
+    if let Some(known) = followers.iter().find(is_named) {
+        return Ok(Target::Node(known.hello.node.clone()));
+    }
+    let below = followers.iter().flat_map(|known| known.below.values());
+    let via = below.into_iter().find(|it| it.node.as_str() == name || it.label.as_str() == name);
+    Err(match via {
+        Some(report) => {
+            Fault::conflict(format!("\"{name}\" follows the node {}: ask there", report.via))
+        }
+        None => Fault::not_found(
+            "no_such_node",
+            format!("no node \"{name}\" follows this feed here; `depsync nodes` lists them"),
+        ),
+    })
+}
+
+async fn decide(feed: &Feed, decision: impl FnOnce(Reply) -> Decision) -> Answer {
+    let (answer, outcome) = oneshot::channel();
+    if !feed.desk.decide(decision(answer)) {
+        return Err(Fault::unavailable("this feed takes no decisions now", 5));
+    }
+    answered(feed, outcome).await
 }
 
 #[cfg(test)]

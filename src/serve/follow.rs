@@ -14,6 +14,7 @@ use axum::{
     extract::ws::{Message, WebSocket, WebSocketUpgrade},
     response::Response,
 };
+use http::{HeaderMap, header};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -21,7 +22,7 @@ use tracing::{info, warn};
 use super::access::Caller;
 use crate::{
     bus::{
-        self, Desk,
+        self, Board, Desk, TurnedAway,
         frame::{
             self, Announce, Fault, FromFollower, FromUpstream, Heartbeat, Hello, MAX_FRAME,
             OLDEST_PROTOCOL, Outcome, PROTOCOL, SUBPROTOCOL, Standing, Welcome,
@@ -30,6 +31,7 @@ use crate::{
     },
     model::{Label, NodeId, Oid, RegionName},
     store::Published,
+    sys,
 };
 
 /// How often a follower hears that we live.
@@ -47,8 +49,21 @@ pub(super) struct Host {
     pub(super) knows_region: Box<dyn Fn(&RegionName) -> bool + Send + Sync>,
     /// Whether the token that a follower showed is still good.
     pub(super) still_in: Box<dyn Fn(&Caller) -> bool + Send + Sync>,
+    /// Remembers who was turned away.
+    pub(super) board: Board,
     /// Ends every connection.
     pub(super) stop: CancellationToken,
+}
+
+impl Host {
+    /// Says once, and shows from then on, that somebody could not be talked with.
+    pub(super) fn turn_away(&self, who: &str, feed: &str, fault: &Fault) {
+        let feed: String = feed.chars().take(80).collect();
+        let caller = TurnedAway { who: who.to_owned(), feed, fault: fault.clone(), at: sys::now() };
+        if self.board.turn_away(caller) {
+            warn!(who, "turned away: {fault}");
+        }
+    }
 }
 
 /// Who connects.
@@ -87,6 +102,20 @@ pub(super) fn refuse(fault: Fault, upgrade: WebSocketUpgrade) -> Response {
     })
 }
 
+/// What keeps us from talking with whoever offers these subprotocols; none: nothing does.
+pub(super) fn offers(headers: &HeaderMap) -> Option<Fault> {
+    let lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    let offered: Vec<&str> =
+        lists.filter_map(|list| list.to_str().ok()).flat_map(|list| list.split(',')).collect();
+    if offered.is_empty() || offered.iter().any(|name| name.trim() == SUBPROTOCOL) {
+        return None;
+    }
+    match offered.iter().find_map(|name| frame::version_of(name)) {
+        Some(follower) => Some(Fault::Protocol { upstream: PROTOCOL, follower }),
+        None => Some(Fault::NotDepsync { answer: offered.concat().chars().take(80).collect() }),
+    }
+}
+
 fn upgraded<F, Fut>(upgrade: WebSocketUpgrade, talk: F) -> Response
 where
     F: FnOnce(WebSocket) -> Fut + Send + 'static,
@@ -117,7 +146,7 @@ async fn serve(desk: &Desk, visitor: Visitor, host: &Host, socket: &mut WebSocke
     let (connection, standing) = match registered {
         Ok(registered) => registered,
         Err(fault) => {
-            warn!(%feed, %node, %label, "turned away: {fault}");
+            host.turn_away(&format!("{label} ({node})"), feed.as_str(), &fault);
             let _ = say(socket, &FromUpstream::Fault(fault)).await; // it is going anyway
             return;
         }
@@ -341,7 +370,14 @@ mod tests {
         let label = "hub".parse().unwrap();
         let knows_region = Box::new(|region: &RegionName| region.as_str() == "eu");
         let still_in = Box::new(|_: &Caller| true);
-        Host { node, label, knows_region, still_in, stop: CancellationToken::new() }
+        Host {
+            board: Board::default(),
+            node,
+            label,
+            knows_region,
+            still_in,
+            stop: CancellationToken::new(),
+        }
     }
 
     #[test]

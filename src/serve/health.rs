@@ -20,6 +20,9 @@ use crate::{
 
 /// An upstream that was not heard for this long is away.
 const SILENCE: Duration = Duration::from_secs(20);
+/// A region that has lacked the newest version for this long, with nobody's consent, is stale; one
+/// that was not heard for 20 s is, whatever it has.
+pub(super) const MAX_LAG: Duration = Duration::from_secs(60);
 /// A change that waits this long needs somebody; before, it may be an upload that is slow.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -38,7 +41,9 @@ pub(super) async fn ready(State(edge): State<Arc<Edge>>) -> Answer {
 /// `GET /healthz`
 pub(super) async fn health(State(edge): State<Arc<Edge>>) -> Answer {
     let faults = edge.feeds().filter_map(|feed| {
-        let fault = not_ready(feed).or_else(|| unwell(&feed.desk.state.borrow(), sys::now()));
+        let fault = not_ready(feed)
+            .or_else(|| unwell(&feed.desk.state.borrow(), sys::now()))
+            .or_else(|| stale(feed));
         let fault = fault.or_else(|| bad_hook(feed));
         Some(fault_json(feed, &fault?))
     });
@@ -88,7 +93,8 @@ fn unwell(state: &FeedState, now: SystemTime) -> Option<String> {
         return Some(error.clone());
     }
     if !state.primary && state.heartbeat.is_none_or(|heard| heard.elapsed() > SILENCE) {
-        return Some("the upstream is not heard".to_owned());
+        let why = state.detail.clone().unwrap_or_else(|| "it is silent".to_owned());
+        return Some(format!("the upstream is not heard: {why}"));
     }
     if let Some(deletions) = &state.deletions {
         return Some(format!("{} deletions wait for approve or reject", deletions.files));
@@ -99,6 +105,12 @@ fn unwell(state: &FeedState, now: SystemTime) -> Option<String> {
     let long = |held: &&Held| now.duration_since(held.since).is_ok_and(|age| age >= PATIENCE);
     let held = state.held.iter().find(long)?;
     Some(format!("\"{}\" waits: {}", held.path, held.reason))
+}
+
+/// The regions of the fleet that this node has lost, or that do not keep up.
+fn stale(feed: &Feed) -> Option<String> {
+    let behind = feed.desk.stale(MAX_LAG);
+    (!behind.is_empty()).then(|| format!("stale: {}", behind.join(", ")))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::{
 use axum::{extract::State, response::IntoResponse};
 use http::{StatusCode, header};
 
-use super::{Edge, error::Answer};
+use super::{Edge, error::Answer, health::MAX_LAG};
 use crate::{
     model::{FeedName, Traffic},
     store::Built,
@@ -171,7 +171,7 @@ fn of_the_limits(page: &mut Page, edge: &Edge) {
 }
 
 fn of_the_feeds(page: &mut Page, edge: &Edge) {
-    let mut rows: [Vec<(String, u64)>; 7] = Default::default();
+    let mut rows: [Vec<(String, u64)>; 8] = Default::default();
     for feed in edge.feeds() {
         let (desk, state) = (&feed.desk, feed.desk.state.borrow());
         let labels = || format!("{{feed=\"{}\"}}", desk.feed);
@@ -189,6 +189,7 @@ fn of_the_feeds(page: &mut Page, edge: &Edge) {
             state.rescans,
             live as u64,
             behind as u64,
+            desk.stale(MAX_LAG).len() as u64,
         ];
         rows.iter_mut().zip(figures).for_each(|(rows, figure)| rows.push((labels(), figure)));
     }
@@ -200,6 +201,7 @@ fn of_the_feeds(page: &mut Page, edge: &Edge) {
         ("feed_rescans", "Times that everything was scanned because events were lost."),
         ("feed_followers", "Live nodes that mirror the feed from here."),
         ("feed_followers_behind", "Of these, nodes that lack the newest version."),
+        ("feed_regions_stale", "Regions that are not heard, or have been behind for a minute."),
     ];
     for ((name, help), rows) in families.into_iter().zip(rows) {
         page.family(name, "gauge", help, &rows);

@@ -145,6 +145,10 @@ fn feed_routes() -> Routes {
         ("/pin", post(orders::pin)),
         ("/unpin", post(orders::unpin)),
         ("/revoke", post(orders::revoke)),
+        ("/pause", post(fleet::pause)),
+        ("/resume", post(fleet::resume)),
+        ("/promote", post(fleet::promote)),
+        ("/demote", post(fleet::demote)),
     ];
     let folders = folders.into_iter().flat_map(|(at, handler)| {
         ["", "/", "/{*path}"].map(|below| (format!("{at}{below}"), handler.clone()))
@@ -174,6 +178,7 @@ fn follow_route(edge: &Arc<Edge>, stop: CancellationToken) -> MethodRouter<Arc<E
         node: edge.node.clone(),
         label: edge.label.clone(),
         knows_region: Box::new(move |region| table.regions().has(region)),
+        board: edge.board.clone(),
         still_in: Box::new(move |caller| access.is_still_in(caller)),
         stop,
     });
@@ -183,12 +188,19 @@ fn follow_route(edge: &Arc<Edge>, stop: CancellationToken) -> MethodRouter<Arc<E
                     Extension(caller): Extension<Caller>,
                     request: Request| {
             let (mut parts, _) = request.into_parts();
+            let feed = parts.uri.path().split('/').nth(3).unwrap_or_default().to_owned();
+            let who = edge.client(&parts).map_or_else(String::new, |addr| addr.to_string());
+            if let Some(fault) = follow::offers(&parts.headers) {
+                host.turn_away(&who, &feed, &fault);
+                return Err(Fault::other_protocol(fault.to_string()));
+            }
             let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
             let upgrade = upgrade.map_err(|error| Fault::malformed(error.body_text()))?;
-            let feed = parts.uri.path().split('/').nth(3).unwrap_or_default();
-            let Ok(feed) = edge.feed(feed) else {
+            let Ok(feed) = edge.feed(&feed) else {
                 let feeds = edge.feeds().map(|feed| feed.desk.feed.clone());
-                return Ok(follow::refuse(frame::Fault::no_such_feed(feed, feeds), upgrade));
+                let fault = frame::Fault::no_such_feed(&feed, feeds);
+                host.turn_away(&who, &feed, &fault);
+                return Ok(follow::refuse(fault, upgrade));
             };
             let Some(Extension(Peer(peer))) = peer else {
                 return Err(Fault::malformed("the connection has no address"));

@@ -26,58 +26,117 @@ use super::{
     target,
 };
 use crate::{
-    bus::Follower,
+    bus::{Follower, report::Report, roster::Reach},
     model::{Member, NodeId, RegionName},
 };
 
-/// `GET /v1/nodes`: every node that follows a feed here.
+/// A node of the fleet, and what it has of each feed.
+struct Row {
+    node: Value,
+    feeds: Vec<Value>,
+}
+
+/// `GET /v1/nodes`: every node that follows a feed here, also through relays; and who was turned away.
 pub(super) async fn list(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     let page = Page::of(&parts.uri)?;
     let now = Instant::now();
-    let mut nodes: BTreeMap<NodeId, (Follower, Vec<Value>)> = BTreeMap::new();
+    let mut rows: BTreeMap<NodeId, Row> = BTreeMap::new();
     for feed in edge.feeds() {
         for follower in feed.desk.followers() {
-            let feed = feed_of(feed, &follower, now);
             let id = follower.hello.node.clone();
-            nodes.entry(id).or_insert_with(|| (follower, Vec::new())).1.push(feed);
+            let row = || Row { node: node_of(&follower), feeds: Vec::new() };
+            rows.entry(id).or_insert_with(row).feeds.push(feed_of(feed, &follower, now));
+            let live = follower.is_live(now);
+            for report in follower.below.values() {
+                let row = || Row { node: node_below(report, live), feeds: Vec::new() };
+                let feed = feed_below(feed, report, live);
+                rows.entry(report.node.clone()).or_insert_with(row).feeds.push(feed);
+            }
         }
     }
-    let nodes = nodes.into_values().map(|(follower, feeds)| node_of(&follower, &feeds));
+    let nodes = rows.into_values().map(|Row { mut node, feeds }| {
+        node["feeds"] = json!(feeds);
+        node
+    });
     let paged =
         page.cut(nodes.collect(), |node| node["id"].as_str().unwrap_or_default().to_owned());
-    Ok(Json(paged.json("nodes")).into_response())
+    let mut answer = paged.json("nodes");
+    let turned_away = edge.board.turned_away();
+    answer["turned_away"] = turned_away
+        .iter()
+        .map(|it| {
+            json!({
+                "who": it.who, "feed": it.feed, "fault": it.fault, "message": it.fault.to_string(),
+                "at": super::feeds::moment(it.at),
+            })
+        })
+        .collect();
+    Ok(Json(answer).into_response())
 }
 
-fn node_of(follower: &Follower, feeds: &[Value]) -> Value {
+fn node_of(follower: &Follower) -> Value {
     let hello = &follower.hello;
+    let unreachable = match &follower.reach {
+        Reach::Unreachable(why) => Some(why),
+        _ => None,
+    };
     json!({
         "id": hello.node, "label": hello.label, "region": hello.region, "url": follower.url,
-        "connected": follower.connected, "feeds": feeds,
+        "connected": follower.connected, "reached": follower.reach == Reach::Reached,
+        "unreachable": unreachable,
+    })
+}
+
+fn node_below(report: &Report, live: bool) -> Value {
+    json!({
+        "id": report.node, "label": report.label, "region": report.region, "url": report.url,
+        "connected": report.live && live, "via": report.via,
+    })
+}
+
+fn feed_below(feed: &Feed, report: &Report, live: bool) -> Value {
+    let head = feed.desk.head();
+    let state = match report.live && live {
+        false => "away",
+        true if report.have == head => "verified",
+        true if report.waits.is_some() => "waiting",
+        true => "behind",
+    };
+    json!({
+        "feed": feed.desk.feed, "want": head, "fetched": report.fetched, "have": report.have,
+        "standing": report.standing, "state": state, "waits": report.waits,
+        "last_error": report.error,
     })
 }
 
 fn feed_of(feed: &Feed, follower: &Follower, now: Instant) -> Value {
     let live = follower.is_live(now);
+    let paused = feed.desk.is_paused(&follower.hello.node, follower.hello.region.as_ref());
     let state = match (live, follower.behind_since) {
         (false, _) => "away",
+        (true, _) if paused => "paused",
         (true, None) => "verified",
+        (true, Some(_)) if follower.waits.is_some() => "waiting",
         (true, Some(_)) => "behind",
     };
     let ack = follower.last_ack.as_ref();
     json!({
         "feed": feed.desk.feed,
+        "name_there": follower.hello.feed,
+        "paths": follower.hello.paths,
         "want": follower.want,
         "fetched": follower.fetched,
         "have": follower.have,
         "standing": follower.standing,
         "state": state,
+        "waits": follower.waits,
         "lag_ms": follower.lag(now).as_millis(),
         "verified_at": follower.verified_at.and_then(|at| {
             crate::sys::now().checked_sub(now.saturating_duration_since(at)).and_then(super::feeds::moment)
         }),
         "took_ms": ack.map(|ack| ack.took_ms),
         "progress": follower.progress.map(feeds::progress),
-        "last_error": ack.and_then(|ack| ack.error.as_deref()),
+        "last_error": follower.error(),
     })
 }
 
@@ -85,21 +144,23 @@ fn feed_of(feed: &Feed, follower: &Follower, now: Instant) -> Value {
 pub(super) async fn forget(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     let id = parts.uri.path().rsplit('/').next().unwrap_or_default();
     let id: NodeId = id.parse().map_err(|bad| Fault::malformed(format!("{bad}")))?;
-    let known = |feed: &Arc<Feed>| {
-        feed.desk.followers().into_iter().find(|follower| follower.hello.node == id)
-    };
-    let found: Vec<Follower> = edge.feeds().filter_map(known).collect();
-    if found.is_empty() {
-        return Err(Fault::not_found(
-            "no_such_node",
-            format!("no node \"{id}\" follows a feed here"),
-        ));
-    }
-    if found.iter().any(|follower| follower.connected) {
+    let followers = || edge.feeds().flat_map(|feed| feed.desk.followers());
+    if followers().any(|known| known.connected && known.hello.node == id) {
         return Err(Fault::conflict(format!("the node \"{id}\" is connected; stop it first")));
     }
-    for feed in edge.feeds() {
-        feed.desk.forget(&id);
+    // Every feed is asked: a node may be bound in one and known in another.
+    let forgotten = edge.feeds().filter(|feed| feed.desk.forget(&id)).count();
+    if forgotten == 0 {
+        let relay = followers().find(|known| known.below.contains_key(&id));
+        return Err(match relay {
+            Some(relay) => Fault::conflict(format!(
+                "the node \"{id}\" follows the node {}: forget it there",
+                relay.hello.label
+            )),
+            None => {
+                Fault::not_found("no_such_node", format!("no node \"{id}\" follows a feed here"))
+            }
+        });
     }
     Ok(Response::builder()
         .status(StatusCode::NO_CONTENT)

@@ -170,9 +170,16 @@ fn intake(feed: &Feed, path: &RelPath) -> Result<Arc<Root>, Fault> {
 
 /// A region sends who wants to write to its upstream, with the path as it came.
 fn to_upstream(feed: &Feed, uri: &Uri) -> Answer {
-    let upstream = feed.desk.state.borrow().upstream_url.clone();
+    let (upstream, there) = {
+        let state = feed.desk.state.borrow();
+        (state.upstream_url.clone(), state.upstream_feed.clone())
+    };
+    // The feed may have another name there; what follows it goes on as it came.
     let path = uri.path_and_query().map_or(uri.path(), |both| both.as_str());
-    let url = upstream.map(|base| format!("{}{path}", base.trim_end_matches('/')));
+    let below = path.splitn(5, '/').nth(4).unwrap_or_default();
+    let there = there.unwrap_or_else(|| feed.desk.feed.clone());
+    let url =
+        upstream.map(|base| format!("{}/v1/feeds/{there}/{below}", base.trim_end_matches('/')));
     let Some(url) = url.and_then(|url| HeaderValue::try_from(url).ok()) else {
         return Err(Fault::unavailable(
             "this node does not own the feed, and knows no upstream yet",

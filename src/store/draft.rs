@@ -121,10 +121,28 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     /// When an entry's blob is nowhere, the head's trees cannot be read, or `spool/` not written.
-    pub fn finish(mut self, by: &Signature) -> Result<Option<Prepared>> {
+    pub fn finish(self, by: &Signature) -> Result<Option<Prepared>> {
+        self.finish_if(by, |root, base| root != base)
+    }
+
+    /// [`Draft::finish`], also when the tree is equal to the head's: a commit that says only who
+    /// owns the feed now, and in which epoch. None without a head.
+    ///
+    /// # Errors
+    /// As [`Draft::finish`].
+    pub fn finish_claim(self, by: &Signature) -> Result<Option<Prepared>> {
+        let has_head = self.parent.is_some();
+        self.finish_if(by, |_, _| has_head)
+    }
+
+    fn finish_if(
+        mut self,
+        by: &Signature,
+        is_wanted: impl FnOnce(&FolderId, &FolderId) -> bool,
+    ) -> Result<Option<Prepared>> {
         let base = self.base()?;
         let (root, mut objects) = self.write_trees(base)?;
-        if root == base {
+        if !is_wanted(&root, &base) {
             return Ok(None);
         }
         let changes = self.changes(base, root, &objects)?;

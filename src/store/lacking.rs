@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::{Listing, Result, Store};
-use crate::model::{Content, Entry, Kind, ObjectId, Oid, RelPath};
+use crate::model::{Content, Entry, Kind, ObjectId, Oid, RelPath, Subset};
 
 /// An object that is needed and not here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,14 @@ impl Store {
     /// # Errors
     /// When a commit, its trees or blobs are not here or damaged.
     pub fn lacking(&self, from: Option<Oid>, to: Oid) -> Result<Vec<Lacking>> {
+        self.lacking_of(from, to, &Subset::all())
+    }
+
+    /// [`Store::lacking`], for a part of the feed.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn lacking_of(&self, from: Option<Oid>, to: Oid, part: &Subset) -> Result<Vec<Lacking>> {
         let mut seen = HashSet::new();
         let mut found: Vec<(RelPath, Lacking)> = Vec::new();
         let mut replaced = Vec::new();
@@ -35,7 +43,8 @@ impl Store {
             else {
                 return Ok(());
             };
-            if seen.insert(id) && !self.object_path(&id).exists() {
+            if part.holds(&change.path, false) && seen.insert(id) && !self.object_path(&id).exists()
+            {
                 found.push((change.path, Lacking { id, size, base: old }));
             }
             Ok(())

@@ -137,6 +137,15 @@ impl Store {
         refs::write(&self.git, refs::CHECKOUT, commit)
     }
 
+    /// Forgets it, durably: what lies in the directory is no longer ours to know.
+    ///
+    /// # Errors
+    /// When the mark cannot be removed.
+    pub fn clear_checked_out(&self) -> Result<()> {
+        let _one = self.lock_references();
+        refs::remove(&self.git, refs::CHECKOUT)
+    }
+
     /// The path of `git/`, for a stock git that reads it.
     pub fn git_dir(&self) -> &Path {
         &self.git

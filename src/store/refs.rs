@@ -33,3 +33,15 @@ pub(super) fn read(git: &Path, name: &str) -> Result<Option<Oid>> {
 pub(super) fn write(git: &Path, name: &str, id: Oid) -> Result<()> {
     durable::replace(&git.join(name), format!("{id}\n").as_bytes())
 }
+
+/// Removes a reference, durably; none there is fine.
+pub(super) fn remove(git: &Path, name: &str) -> Result<()> {
+    let path = git.join(name);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => {
+            removed.map_err(Error::io("remove", &path))?;
+            durable::sync_folder(path.parent().expect("a reference lies in a folder"))
+        }
+    }
+}

@@ -28,6 +28,7 @@ mod origin_shapes;
 mod origin_watching;
 mod proxy;
 mod real_input;
+mod replication;
 mod stock_clients;
 mod transfer;
 mod trust;

@@ -99,6 +99,12 @@ impl World {
         self.node(name, &["primary"], more)
     }
 
+    /// A node called `name` that names a region which may have another name; not yet running.
+    pub fn region_named(&self, name: &str, region: &str, upstream: &Node) -> Node {
+        let more = ["--upstream", &upstream.url(), "--name", region, "--node", name];
+        self.node(name, &["region"], &more)
+    }
+
     /// A node that a configuration file describes, not yet running: `keys` stand before the feed's
     /// own, `feed` is the rest of its only feed, whose folder `name` exists.
     pub fn configured(&self, name: &str, keys: &str, feed: &str) -> Node {
@@ -163,6 +169,11 @@ impl Node {
     pub fn start(&mut self) {
         self.spawn();
         self.wait_until_listening();
+    }
+
+    /// Where it is to listen at its first start.
+    pub fn listen_at(&mut self, address: std::net::SocketAddr) {
+        self.address = Some(address.to_string());
     }
 
     /// Starts the process only.
