@@ -17,6 +17,7 @@ mod crash;
 mod downloads;
 mod downloads_limits;
 mod downloads_releases;
+mod fleet;
 mod history;
 mod hooks;
 mod mirror;
