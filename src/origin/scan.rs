@@ -43,7 +43,8 @@ pub(super) struct Scan {
 impl Scan {
     /// Everything is to be scanned: again from the start if that is under way.
     pub(super) fn all(&mut self) {
-        if self.all {
+        // One that has come to its last folder and is not over yet is over: nothing would go on.
+        if self.all && !self.folders.is_empty() {
             self.all_again |= self.folders.first() != Some(&RelPath::root());
             return;
         }
@@ -235,5 +236,37 @@ impl Session<'_, '_> {
         same_kind
             && same_mode
             && cached.counts_for(&fingerprint(stat), grain(self.file_system.coarse_times, stat))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whenever_everything_is_asked_for_it_is_scanned_from_the_start() {
+        let folder = RelPath::parse(b"folder").unwrap();
+        // Asked for again before, while, and after the last folder is taken.
+        for taken_before in 0..=2 {
+            let mut scan = Scan::default();
+            scan.all();
+            let mut taken = Vec::new();
+            for step in 0..2 {
+                if step == taken_before {
+                    scan.all();
+                }
+                taken.extend(scan.next());
+                if step == 0 {
+                    scan.folders.push(folder.clone());
+                }
+            }
+            if taken_before == 2 {
+                scan.all();
+            }
+            taken.extend(std::iter::from_fn(|| scan.next()));
+            let roots = taken.iter().filter(|path| path.is_root()).count();
+            assert_eq!(roots, if taken_before == 0 { 1 } else { 2 }, "{taken_before}: {taken:?}");
+            assert!(scan.finished().is_some() && scan.is_idle());
+        }
     }
 }

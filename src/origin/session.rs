@@ -348,7 +348,10 @@ impl<'a, 'scope> Session<'a, 'scope> {
     /// Something may have happened at a path.
     pub(super) fn touch(&mut self, path: &RelPath, lane: Lane) {
         self.gate.disturb();
-        if self.settle.active() < MAX_EVENTS && self.stage.len() < 2 * MAX_STAGED {
+        // A scan pauses between folders instead: touching one whole folder again and again would
+        // never end where it holds more files than this.
+        let has_room = self.settle.active() < MAX_EVENTS && self.stage.len() < 2 * MAX_STAGED;
+        if has_room || lane == Lane::Scan {
             self.settle.touch(path, lane);
         } else if !self.scan.will_begin() {
             self.rescan("more paths were touched than are kept");
