@@ -4,7 +4,11 @@
 //! `cargo bench --bench downloads` runs all parts, `… -- nginx` (or `lookup`, `rates`, `slow`) one.
 //! Both servers and the client share this machine, so only ratios of one run say something. `SECONDS`
 //! is how long each measurement takes.
-#![expect(clippy::disallowed_methods, reason = "the scale comes from the environment")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    reason = "figures for people, and the scale comes from the environment"
+)]
 
 #[path = "../tests/cluster/world.rs"]
 #[expect(

@@ -7,7 +7,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    clippy::cast_precision_loss,
     clippy::pedantic,
     reason = "figures for people"
 )]
@@ -175,7 +174,7 @@ async fn with_mirrors(count: usize) {
             .map(|desk| {
                 let mut state = desk.state.subscribe();
                 async move {
-                    let has = |head: &depsync::model::Head| head.seq >= round as u64 + 1;
+                    let has = |head: &depsync::model::Head| head.seq > round as u64;
                     let wait = state.wait_for(|state| state.have.as_ref().is_some_and(has));
                     tokio::time::timeout(LIMIT, wait).await.unwrap().unwrap();
                     Instant::now()

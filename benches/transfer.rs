@@ -10,7 +10,6 @@
     dead_code,
     unreachable_pub,
     clippy::pedantic,
-    clippy::panic,
     clippy::unwrap_used,
     reason = "shared with the tests"
 )]
@@ -213,7 +212,7 @@ fn many() {
             });
         }
     });
-    let each = (processor_time(&hub) - before).as_secs_f64() * 1e3 / f64::from(mirrors);
+    let each = processor_time(&hub).saturating_sub(before).as_secs_f64() * 1e3 / f64::from(mirrors);
     let [packs, deltas] =
         ["packs", "deltas"].map(|name| hub.metric(&format!("depsync_{name}_built_total")));
     println!(

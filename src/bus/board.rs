@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -61,7 +61,7 @@ impl Board {
 
     /// Remembers a caller that was turned away; true when that is news.
     pub fn turn_away(&self, caller: TurnedAway) -> bool {
-        let mut known = self.turned_away.lock().expect("no holder panics");
+        let mut known = self.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |old: &TurnedAway| {
             (&old.who, &old.feed, &old.fault) == (&caller.who, &caller.feed, &caller.fault)
         };
@@ -76,7 +76,7 @@ impl Board {
 
     /// Callers that were turned away, the newest first.
     pub fn turned_away(&self) -> Vec<TurnedAway> {
-        self.turned_away.lock().expect("no holder panics").iter().cloned().collect()
+        self.turned_away.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// The desk of a feed; none when this node does not carry it.
@@ -194,13 +194,13 @@ impl Desk {
 
     /// Hands on what somebody has decided about the feed itself; false when nobody takes it.
     pub fn decide(&self, decision: Decision) -> bool {
-        let decider = self.decider.lock().expect("no holder panics");
+        let decider = self.decider.lock().unwrap_or_else(PoisonError::into_inner);
         decider.as_ref().is_some_and(|take| take(decision))
     }
 
     /// Says where decisions go from now on.
     pub fn take_decisions(&self, decider: Decider) {
-        *self.decider.lock().expect("no holder panics") = Some(decider);
+        *self.decider.lock().unwrap_or_else(PoisonError::into_inner) = Some(decider);
     }
 
     /// The highest epoch that anybody here is known to have.
@@ -298,7 +298,7 @@ impl Desk {
             who: follower.hello.label.to_string(),
             head: follower.fetched,
         });
-        let asked = self.asked.lock().expect("no holder panics").clone();
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let lately = asked.filter(|(_, at)| at.elapsed() < ASKED_LATELY).map(|(ahead, _)| ahead);
         let above = |ahead: &Ahead| ahead.head.map(|head| head.epoch) > own.map(|head| head.epoch);
         follower.or(lately.filter(above))
@@ -308,7 +308,8 @@ impl Desk {
     pub fn asked(&self, who: String, head: Head) {
         if Some(head.epoch) > self.head().map(|own| own.epoch) {
             let ahead = Ahead { who, head: Some(head) };
-            *self.asked.lock().expect("no holder panics") = Some((ahead, Instant::now()));
+            *self.asked.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some((ahead, Instant::now()));
         }
     }
 
@@ -364,11 +365,11 @@ impl Desk {
     }
 
     fn mailbox(&self) -> MutexGuard<'_, Option<Mailbox>> {
-        self.mailbox.lock().expect("no holder panics")
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn roster(&self) -> MutexGuard<'_, Roster> {
-        self.roster.lock().expect("no holder panics")
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,19 +9,9 @@ mod client;
 mod control;
 mod demo;
 mod download;
-mod fleet;
-/// What clap says, in one line; help and version as they are.
-fn unreadable(error: &clap::Error) -> ExitCode {
-    let text = error.to_string();
-    match text.lines().next().and_then(|line| line.strip_prefix("error: ")) {
-        Some(line) if error.use_stderr() => eprintln!("depsync: {line}; see `depsync --help`"),
-        _ => error.exit(),
-    }
-    ExitCode::from(2)
-}
-
 #[cfg(test)]
 mod download_tests;
+mod fleet;
 mod get;
 mod history;
 mod key;
@@ -185,6 +175,16 @@ impl Error {
             Error::Failed(_) => 1,
         }
     }
+}
+
+/// What clap says, in one line; help and version as they are.
+fn unreadable(error: &clap::Error) -> ExitCode {
+    let text = error.to_string();
+    match text.lines().next().and_then(|line| line.strip_prefix("error: ")) {
+        Some(line) if error.use_stderr() => eprintln!("depsync: {line}; see `depsync --help`"),
+        _ => error.exit(),
+    }
+    ExitCode::from(2)
 }
 
 /// Reads the command line, runs the command, says what went wrong.

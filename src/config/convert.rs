@@ -48,8 +48,8 @@ pub(super) fn settings(
     unique_names(&file.feed, &mut faults);
     let is_primary =
         |feed: &file::Feed| feed.role.as_ref().is_some_and(|role| role.get_ref() == "primary");
-    let mirrors = file.feed.iter().filter(|feed| !is_primary(feed));
-    let mirrors = mirrors.filter_map(|feed| feed.upstream.clone()).next();
+    let mut mirrors = file.feed.iter().filter(|feed| !is_primary(feed));
+    let mirrors = mirrors.find_map(|feed| feed.upstream.clone());
     if let (Some(upstream), None) = (mirrors, file.region.name.as_ref()) {
         let message = "a feed has an upstream, so this node serves a region; which one?";
         faults.0.push(Fault::missing("region.name", message).near(Some(&upstream)));

@@ -103,7 +103,7 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ),
     ("[region]\nfreshness = \"new\"", "", "depsync.toml:3: region.freshness: \"new\" is no way"),
     ("rs = \"none.xml\"", "", "depsync.toml:2: rs: cannot read none.xml"),
-    ("[tls]\ncert = \"x\"", "", "depsync.toml:2: unknown key `tls`"),
+    ("[tls]\ncert = \"x\"", "", "depsync.toml:3: tls: a certificate and its key come together"),
     ("", "name = \"a/b\"", "depsync.toml:5: name: \"a/b\" is not a feed name"),
     ("", "keep = 3", "depsync.toml:5: unknown key `keep`"),
     ("", "watch = \"polling\"", "depsync.toml:5: watch: \"polling\" is not a way to watch"),

@@ -126,8 +126,8 @@ impl Steward {
         stop: CancellationToken,
     ) -> Result<impl Future<Output = Result<(), Error>> + use<>, Error> {
         let name = self.name().clone();
-        let stage = match (self.role(), &self.feed().settings.primary) {
-            (Role::Primary, Some(primary)) => {
+        let stage =
+            if let (Role::Primary, Some(primary)) = (self.role(), &self.feed().settings.primary) {
                 let dropped = self.feed().desk.store.drop_unpublished();
                 dropped.map_err(|source| Error::Store { feed: name.clone(), source })?;
                 let failed = move |source| Error::Origin { feed: name.clone(), source };
@@ -136,8 +136,7 @@ impl Steward {
                 let (signal, name) = (origin.stop(), format!("origin-{}", self.name()));
                 let run = move || origin.run().map_err(failed);
                 Stage::Origin(on_thread(name, run, move || signal.stop(), stop)?)
-            }
-            _ => {
+            } else {
                 let setup = self.node.replica(self.feed(), self.upstreams()?, self.address)?;
                 let failed = move |source| Error::Replica { feed: name, source };
                 let desk = Arc::clone(&self.feed().desk);
@@ -146,8 +145,7 @@ impl Steward {
                     let mirror = async { replica::run(setup, stop).await.map_err(failed) };
                     tokio::try_join!(mirror, orders).map(|_| ())
                 })
-            }
-        };
+            };
         Ok(async move {
             match stage {
                 Stage::Origin(origin) => origin.await,
@@ -190,9 +188,8 @@ impl Steward {
                     feed.pauses.retain(|known| known.target != target);
                     feed.pauses.len() < before
                 };
-                let done = self.keep(resume).await.and_then(|was_paused| match was_paused {
-                    true => Ok(()),
-                    false => Err("it is not paused".to_owned()),
+                let done = self.keep(resume).await.and_then(|was_paused| {
+                    if was_paused { Ok(()) } else { Err("it is not paused".to_owned()) }
                 });
                 tell(answer, done);
                 None

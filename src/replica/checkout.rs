@@ -129,12 +129,12 @@ impl Checkout {
         let noted = subset::Noted::at(&self.state);
         let before = noted.read()?;
         if self.subset.is_all() && before.is_empty() {
-            return self.place(from, to, changes);
+            return self.place(from, to, &changes);
         }
         let part =
             if from.is_some() { Subset::new(&before) } else { Ok(Subset::clone(&self.subset)) };
         let part = part.unwrap_or_else(|_| Subset::all());
-        let done = self.place(from, to, subset::select(self, &part, from, to, changes)?)?;
+        let done = self.place(from, to, &subset::select(self, &part, from, to, changes)?)?;
         noted.write(self.subset.patterns())?;
         Ok(done)
     }
@@ -144,7 +144,7 @@ impl Checkout {
         &self,
         from: Option<Oid>,
         to: Oid,
-        changes: Vec<Change>,
+        changes: &[Change],
     ) -> Result<Done, Error> {
         if changes.is_empty() {
             self.store.set_checked_out(to)?;
@@ -156,7 +156,7 @@ impl Checkout {
             aside: &self.aside(),
             from,
             to,
-            changes: &changes,
+            changes,
             keep: self.keep,
             source: &|blob| self.source(blob),
             holds: Some(&|path, entry| match self.known.holds(&self.root, path, entry) {
@@ -164,7 +164,7 @@ impl Checkout {
                 None => disk::holds(&self.root, path, entry, &|blob| self.source(blob)),
             }),
         })?;
-        self.known.note(&self.root, &changes);
+        self.known.note(&self.root, changes);
         if !placed.faults.is_empty() {
             let faulty = placed.faults.iter().map(|(path, _)| path.clone()).collect();
             *self.partial() = Some(Partial { to, faulty });
@@ -172,7 +172,7 @@ impl Checkout {
         }
         self.store.set_checked_out(to)?;
         *self.partial() = None;
-        self.repairs.forget(&changes);
+        self.repairs.forget(changes);
         let drifted = changes.iter().filter_map(|change| self.differs(change).transpose());
         Ok(Done { placed, drifted: drifted.collect::<Result<_, _>>()? })
     }

@@ -50,7 +50,7 @@ pub(super) fn step_down(
             checkout.root.remove(path)?;
         }
     }
-    let mut done = checkout.place(None, to.commit, changes(checkout, &common, &new)?)?;
+    let mut done = checkout.place(None, to.commit, &changes(checkout, &common, &new)?)?;
     done.placed.set_aside.extend(kept);
     Ok(done)
 }

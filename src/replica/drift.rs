@@ -89,10 +89,15 @@ impl Repairs {
     pub(super) fn forget(&self, changes: &[Change]) {
         let mut known = self.lock();
         if !known.is_empty() {
-            changes.iter().for_each(|change| drop(known.remove(&change.path)));
+            for change in changes {
+                known.remove(&change.path);
+            }
         }
     }
 }
+
+/// A path of the feed, what it should be, and how it differs.
+type Drifted = (RelPath, Entry, Mismatch);
 
 /// Watches a directory and says when to look at what.
 pub(super) struct Watch {
@@ -213,7 +218,7 @@ impl Checkout {
         &self,
         commit: Oid,
         paths: &BTreeSet<RelPath>,
-    ) -> Result<Option<Vec<(RelPath, Entry, Mismatch)>>, Error> {
+    ) -> Result<Option<Vec<Drifted>>, Error> {
         let mut drifted = Vec::new();
         for path in paths {
             let Some(entry) = self.store.entry(commit, path)? else { continue };
@@ -248,7 +253,7 @@ impl Checkout {
         commit: Oid,
         profile: &str,
         watcher: Option<&Watcher>,
-    ) -> Result<(Vec<(RelPath, Entry, Mismatch)>, u64), Error> {
+    ) -> Result<(Vec<Drifted>, u64), Error> {
         let mut feed = BTreeMap::new();
         self.store.walk(commit, &mut |path, entry| {
             if self.subset.holds(&path, entry.kind.is_dir()) {

@@ -205,7 +205,7 @@ impl Follow {
             return Some(format!("pinned to commit {} by the primary", pin.commit.short()));
         }
         if !self.due && self.goal() != self.have {
-            let head = self.goal().map_or(String::new(), |head| head.commit.short().to_string());
+            let head = self.goal().map_or(String::new(), |head| head.commit.short());
             return Some(format!("commit {head} is here and waits for checkout_at"));
         }
         let revoked = self.fetched.filter(|head| self.revoked.contains(&head.commit))?;

@@ -95,7 +95,7 @@ mod tests {
 
     fn reports(nodes: &[&str]) -> Vec<Report> {
         let now = Instant::now();
-        let mut roster = Roster::new(now, Default::default());
+        let mut roster = Roster::new(now, std::collections::BTreeMap::default());
         for node in nodes {
             let hello = Hello::of(node.parse().unwrap(), node.parse().unwrap());
             roster.register(now, Caller { hello, url: None, token: None }, None).unwrap();

@@ -482,7 +482,7 @@ impl Stage {
     /// What ends the mirror; everything else is fed to `follow`.
     fn take_ended(&mut self, ended: Ended) -> Result<(), Error> {
         match ended {
-            Ended::Talk => {}
+            Ended::Talk | Ended::Recorded => {}
             Ended::Poll(answers) => self.take_polled(answers),
             Ended::Fetch(Ok(published)) => {
                 let head = published.head;
@@ -540,7 +540,6 @@ impl Stage {
             Ended::Checkout(_, Err(Error::Later { until, reason })) => {
                 self.feed(Event::CheckoutPutOff { until, reason });
             }
-            Ended::Recorded => {}
             Ended::Checkout(_, Err(error)) => {
                 if error.ends_the_stage() {
                     return Err(error);

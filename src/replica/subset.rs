@@ -38,7 +38,7 @@ impl Noted {
         if self.read()? == patterns {
             return Ok(());
         }
-        let text: String = patterns.iter().map(|pattern| format!("{pattern}\n")).collect();
+        let text = patterns.iter().fold(String::new(), |text, pattern| text + pattern + "\n");
         let write = || {
             let folder = self.path.parent().unwrap_or(Path::new("."));
             let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -68,7 +68,7 @@ pub(super) fn select(
         match (lies, part.holds(&change.path, is_dir)) {
             (_, true) => drop(chosen.insert(change.path.clone(), change)),
             (true, false) => {
-                drop(chosen.insert(change.path.clone(), Change { after: None, ..change }))
+                drop(chosen.insert(change.path.clone(), Change { after: None, ..change }));
             }
             // A folder on the way to what lies there goes with it.
             (false, false) if is_dir && change.after.is_none() => {

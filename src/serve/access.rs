@@ -88,6 +88,14 @@ impl Caller {
         }
     }
 
+    /// Whether it may be another node: what that says of itself can stop a primary.
+    pub(super) fn may_mirror(&self) -> bool {
+        match self {
+            Caller::Anyone | Caller::Admin => true,
+            Caller::Holder(token) => token.scope.role.allows(Need::Mirror),
+        }
+    }
+
     /// Whether clients of a region may be led to it.
     pub(super) fn may_serve(&self, region: &RegionName) -> bool {
         match self {

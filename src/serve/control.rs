@@ -110,7 +110,11 @@ pub(super) fn fields<T: DeserializeOwned + Default>(body: Taken) -> Result<T, Fa
     })
 }
 
-pub(super) async fn ask(edge: &Edge, parts: &Parts, request: impl FnOnce(Reply) -> Request) -> Answer {
+pub(super) async fn ask(
+    edge: &Edge,
+    parts: &Parts,
+    request: impl FnOnce(Reply) -> Request,
+) -> Answer {
     let (feed, _) = edge.below(&parts.uri)?;
     let (answer, outcome) = oneshot::channel();
     if !feed.desk.ask(request(answer)) {

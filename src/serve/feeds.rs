@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     Edge,
+    access::Caller,
     edge::Feed,
     error::{Answer, Fault},
     listing,
@@ -38,7 +39,8 @@ pub(super) async fn list(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer 
 pub(super) async fn show(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     let (feed, _) = edge.below(&parts.uri)?;
     let have = parts.headers.get(frame::HEAD_HEADER).and_then(|text| text.to_str().ok());
-    if let Some(have) = have.and_then(frame::head_from_text) {
+    let may_say = parts.extensions.get::<Caller>().is_some_and(Caller::may_mirror);
+    if let Some(have) = have.and_then(frame::head_from_text).filter(|_| may_say) {
         let who = edge.client(&parts).map_or_else(|| "a node".to_owned(), |addr| addr.to_string());
         feed.desk.asked(who, have);
     }
@@ -121,8 +123,7 @@ async fn describe(edge: &Edge, feed: &Feed) -> Result<Value, Fault> {
         feed["upstream"] = json!(state.upstream_url);
         (feed["want"], feed["fetched"], feed["have"]) =
             (json!(state.want), json!(state.fetched), json!(state.have));
-        let drift: Vec<Waiting> =
-            state.drift.iter().take(SHOWN_HELD).map(Waiting::from).collect();
+        let drift: Vec<Waiting> = state.drift.iter().take(SHOWN_HELD).map(Waiting::from).collect();
         feed["drift"] = json!({ "paths": drift, "count": state.drift.len() });
         feed["extra_files"] = json!(state.extra);
         feed["standing"] = json!(state.standing);

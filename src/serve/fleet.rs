@@ -65,9 +65,9 @@ pub(super) async fn wait(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer 
 async fn published(edge: &Edge, feed: &Feed, commit: &str) -> Result<Head, Fault> {
     let commit = target::commit(commit)?;
     let found = edge
-        .store(feed, move |store| match store.is_published(commit)? {
-            true => store.commit(commit).map(|found| Some(found.head)),
-            false => Ok(None),
+        .store(feed, move |store| {
+            let is_published = store.is_published(commit)?;
+            is_published.then(|| store.commit(commit).map(|found| found.head)).transpose()
         })
         .await?;
     found.ok_or_else(|| {

@@ -29,7 +29,7 @@ fn write_version(dir: &Path, number: u64) {
         fs::write(&hidden, text(name)).unwrap();
         fs::rename(&hidden, dir.join(name)).unwrap();
     }
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         fs::remove_file(dir.join("odd")).ok();
         fs::write(dir.join("even"), text("even")).unwrap();
     } else {
@@ -132,7 +132,7 @@ fn a_reader_of_snapshots_sees_one_commit_at_any_time() {
         let mut versions: Vec<u64> = view.values().copied().collect();
         versions.dedup();
         let names = ["a", "b", "sub/c", "sub/deep/d"].map(PathBuf::from);
-        let odd = if versions[0] % 2 == 0 { "even" } else { "odd" };
+        let odd = if versions[0].is_multiple_of(2) { "even" } else { "odd" };
         let complete = names.iter().all(|name| view.contains_key(name))
             && view.contains_key(Path::new(odd))
             && view.len() == 5;

@@ -19,9 +19,9 @@ fn version(hub: &Node, number: u32) -> String {
     if number > 1 {
         fs::remove_dir_all(at(format!("only-{}", number - 1))).unwrap();
     }
-    let mode = if number % 2 == 0 { 0o600 } else { 0o755 };
+    let mode = if number.is_multiple_of(2) { 0o600 } else { 0o755 };
     fs::set_permissions(at("version".into()), PermissionsExt::from_mode(mode)).unwrap();
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         fs::write(at("large.bin".into()), vec![number as u8; 700_000]).unwrap();
     }
     assert!(hub.command(&["release"]).status.success());

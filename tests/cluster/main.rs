@@ -6,6 +6,7 @@
 #![expect(
     unreachable_pub,
     clippy::pedantic,
+    clippy::disallowed_methods,
     clippy::panic,
     clippy::unwrap_used,
     reason = "scenarios, read as stories"

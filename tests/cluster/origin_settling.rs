@@ -91,7 +91,7 @@ fn a3_a_file_preallocated_and_then_filled_is_published_when_it_is_full() {
     rustix::fs::fallocate(open.file(), rustix::fs::FallocateFlags::empty(), 0, 3_000_000).unwrap();
     File::create(hub.dir.join("closed.war")).unwrap().set_len(jar.len() as u64).unwrap();
     for part in 0..10 {
-        (&*open.file()).write_all(&vec![part; 300_000]).unwrap();
+        open.file().write_all(&vec![part; 300_000]).unwrap();
         pace(20);
     }
     hub.wait_held("closed.war");
@@ -103,7 +103,10 @@ fn a3_a_file_preallocated_and_then_filled_is_published_when_it_is_full() {
     drop(closed);
     eventually("both are published", || {
         match (hub.published("open.bin"), hub.published("closed.war")) {
-            (Some(open), Some(closed)) if closed == jar => Ok(assert_eq!(open.len(), 3_000_000)),
+            (Some(open), Some(closed)) if closed == jar => {
+                assert_eq!(open.len(), 3_000_000);
+                Ok(())
+            }
             _ => Err(hub.feed().to_string()),
         }
     });
@@ -150,7 +153,7 @@ fn a5_a_temporary_name_is_renamed_and_makes_one_commit() {
     hub.sync();
     assert_eq!(hub.ever(), ["app.war"], "a temporary name was published");
     // The same content again is no change; but where a sync fell between removal and rename.
-    assert!(hub.commits() - before <= names.len() as u64 * 2 - 1, "{}", hub.commits());
+    assert!(hub.commits() - before < names.len() as u64 * 2, "{}", hub.commits());
     let first = hub.git(&["log", "--reverse", "--format=%s", "main"]);
     assert_eq!(first.lines().next(), Some("Update app.war"));
 }
