@@ -562,21 +562,21 @@ async fn a_path_that_cannot_be_placed_holds_up_no_other_and_is_made_good() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_keeps_a_mirror_from_its_upstream_has_a_name() {
-    let says = async |mirror: &Mirror, words: &[&str]| {
+    let says = async |mirror: &Mirror, expected: &str, words: &[&str]| {
         let running = mirror.start();
         let mut state = running.desk.state.subscribe();
         let told = state.wait_for(|state| {
             let detail = state.detail.as_deref().unwrap_or_default();
-            state.state == "waiting-for-upstream" && words.iter().all(|word| detail.contains(word))
+            state.state == expected && words.iter().all(|word| detail.contains(word))
         });
         let in_time = tokio::time::timeout(DEADLINE, told).await.is_ok();
-        assert!(in_time, "not {words:?}: {:?}", running.desk.state.borrow());
+        assert!(in_time, "not {expected} {words:?}: {:?}", running.desk.state.borrow());
         running.stop().await.unwrap();
     };
     let hub = Upstream::primary().await;
     hub.commit(&[("a", Some(b"1"))]);
     let other_feed = Mirror { feed: "apps", ..Mirror::new(hub.address) };
-    says(&other_feed, &["no feed \"apps\"", "it has: default"]).await;
+    says(&other_feed, "no-such-feed", &["no feed \"apps\"", "it has: default"]).await;
     hub.close().await;
 
     let stranger = axum::Router::new().fallback(async || "hello");
@@ -584,8 +584,8 @@ async fn what_keeps_a_mirror_from_its_upstream_has_a_name() {
     let address = listener.local_addr().unwrap();
     #[expect(clippy::disallowed_methods, reason = "aborted below")]
     let server = tokio::spawn(async move { axum::serve(listener, stranger).await });
-    says(&Mirror::new(address), &["not a depsync server"]).await;
+    says(&Mirror::new(address), "not-depsync", &["not a depsync server"]).await;
     server.abort();
     let _ = server.await;
-    says(&Mirror::new(address), &["cannot connect", "refused"]).await;
+    says(&Mirror::new(address), "waiting-for-upstream", &["cannot connect", "refused"]).await;
 }
