@@ -151,7 +151,7 @@ async fn serve(desk: &Desk, visitor: Visitor, host: &Host, socket: &mut WebSocke
             return;
         }
     };
-    info!(%feed, %node, %label, ?standing, "follows");
+    info!(%feed, %node, %label, ?standing, "a node follows");
     let welcome = welcome(desk, host, &hello, standing, heads.borrow_and_update().as_ref());
     let told = welcome.head.map(|head| head.commit);
     let region = hello.region.clone();
@@ -162,7 +162,7 @@ async fn serve(desk: &Desk, visitor: Visitor, host: &Host, socket: &mut WebSocke
         talk.run(socket, &mut heads).await;
     }
     desk.gone(&node, connection);
-    info!(%feed, %node, %label, "is gone");
+    info!(%feed, %node, %label, "a node is gone");
 }
 
 async fn greet(socket: &mut WebSocket) -> Option<Hello> {
