@@ -456,8 +456,9 @@ async fn the_upstream_knows_who_serves_the_region_and_how_far_it_is() {
     tokio::time::timeout(DEADLINE, serving).await.unwrap().unwrap();
     let id = "mirror".parse().unwrap();
     hub.desk.reached(&id, "http://mirror.example", bus::roster::Reach::Reached);
-    let node = hub.desk.region_node(&"eu".parse().unwrap()).unwrap();
-    assert_eq!((node.node.as_str(), node.url.as_str()), ("mirror", "http://mirror.example"));
+    let serving = || hub.desk.sites_of(&"eu".parse().unwrap()).remove(0);
+    assert_eq!((serving().node.as_str(), &*serving().url), ("mirror", "http://mirror.example"));
+    assert_eq!(serving().bar, None);
 
     let standby = Mirror { node: "second", ..Mirror::new(hub.address) };
     let second = standby.start();
@@ -465,7 +466,7 @@ async fn the_upstream_knows_who_serves_the_region_and_how_far_it_is() {
     let mut state = second.desk.state.subscribe();
     let told = state.wait_for(|state| state.standing == Standing::Standby);
     tokio::time::timeout(DEADLINE, told).await.unwrap().unwrap();
-    assert_eq!(hub.desk.region_node(&"eu".parse().unwrap()).unwrap().node.as_str(), "mirror");
+    assert_eq!(serving().node.as_str(), "mirror");
     second.stop().await.unwrap();
     running.stop().await.unwrap();
     hub.close().await;

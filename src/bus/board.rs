@@ -16,7 +16,7 @@ use crate::{
         fleet::Verdict,
         frame::{Ack, Fault, Progress, Pulse, Standing},
         report::Report,
-        roster::{Caller, Follower, Reach, RegionNode, Roster},
+        roster::{Caller, Follower, Reach, Roster, Site},
     },
     model::{Bindings, FeedName, Head, NodeId, Oid, Orders, RegionName, RelPath, Target},
     store::{Published, Store},
@@ -216,14 +216,14 @@ impl Desk {
         self.roster().followers().cloned().collect()
     }
 
-    /// The live node that serves a region, where its address is known.
-    pub fn region_node(&self, region: &RegionName) -> Option<RegionNode> {
-        self.roster().region_node(Instant::now(), region)
+    /// The nodes that could serve a region's clients: its own first, then the relays above it.
+    pub fn sites_of(&self, region: &RegionName) -> Vec<Site> {
+        self.roster().sites_of(Instant::now(), region, &self.paused.borrow())
     }
 
-    /// A live node, where its address is known and leads to it.
-    pub fn live_node(&self, node: &NodeId) -> Option<RegionNode> {
-        self.roster().live_node(Instant::now(), node)
+    /// One node that clients could be led to.
+    pub fn site(&self, node: &NodeId) -> Option<Site> {
+        self.roster().site(Instant::now(), node, &self.paused.borrow())
     }
 
     /// Who has verified a head, and which regions have not.
@@ -272,7 +272,12 @@ impl Desk {
 
     /// What this node, `own`, has to tell its upstream of all below it.
     pub fn reports(&self, own: &NodeId) -> Vec<Report> {
-        self.roster().reports(Instant::now(), own, &self.paused.borrow())
+        let mut reports = self.roster().reports(Instant::now(), own, &self.paused.borrow());
+        for report in reports.iter_mut().filter(|report| report.via == *own) {
+            // The upstream may have another name for the feed than this node and those below it.
+            report.feed.get_or_insert_with(|| self.feed.clone());
+        }
+        reports
     }
 
     /// Notes what a relay says of the nodes below it.

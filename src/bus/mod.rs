@@ -17,4 +17,4 @@ pub use board::{
     Approval, Board, Decision, DeletionsHeld, Desk, Held, Mailbox, Request, State, TurnedAway,
 };
 pub use fleet::Verdict;
-pub use roster::{Caller, Follower, RegionNode};
+pub use roster::{Bar, Caller, Follower, Part, Site};

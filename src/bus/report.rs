@@ -5,13 +5,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{frame::Standing, roster::Follower};
-use crate::model::{Head, Label, NodeId, RegionName};
+use super::{
+    frame::Standing,
+    roster::{Follower, Reach},
+};
+use crate::model::{FeedName, Head, Label, NodeId, RegionName};
 
 /// Reports in one frame: each is a few hundred bytes, and a frame 256 KiB at most.
 pub const REPORTS_PER_FRAME: usize = 100;
 /// Of an error's text, what a report carries.
 const MAX_ERROR: usize = 300;
+/// Of the patterns that name a node's part, what a report carries.
+const MAX_PATHS: usize = 1_000;
 
 /// Several reports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +38,15 @@ pub struct Report {
     /// Where others reach it.
     #[serde(default)]
     pub url: Option<String>,
+    /// Whether that address was seen to lead to it.
+    #[serde(default)]
+    pub reached: bool,
+    /// The feed's name there; none: as the node that reports it has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feed: Option<FeedName>,
+    /// The part of the feed that it keeps; empty: all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
     /// The node that it follows.
     pub via: NodeId,
     /// What it is to its region there.
@@ -62,12 +76,17 @@ impl Report {
     /// Of a follower of the node `via`.
     pub fn of(follower: &Follower, via: &NodeId, live: bool, waits: Option<String>) -> Self {
         let hello = &follower.hello;
+        // Nobody is led to a node of which it cannot be said here what it keeps.
+        let is_long = hello.paths.iter().map(String::len).sum::<usize>() > MAX_PATHS;
         let error = follower.error().map(|text| text.chars().take(MAX_ERROR).collect());
         Report {
             node: hello.node.clone(),
             label: hello.label.clone(),
             region: hello.region.clone(),
             url: follower.url.clone(),
+            reached: follower.reach == Reach::Reached && !is_long,
+            feed: hello.feed.clone(),
+            paths: if is_long { Vec::new() } else { hello.paths.clone() },
             via: via.clone(),
             standing: follower.standing,
             live,

@@ -5,6 +5,10 @@
 //! sends. The bindings survive a restart (whoever assembles the node keeps them); the rest is only
 //! what was heard.
 
+mod sites;
+
+pub use sites::{Bar, Part, Site};
+
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -16,7 +20,7 @@ use crate::{
         frame::{Ack, Fault, Hello, Outcome, Progress, Pulse, Standing},
         report::Report,
     },
-    model::{Binding, Bindings, FeedName, Head, NodeId, RegionName, Step, Target},
+    model::{Binding, Bindings, Head, NodeId, RegionName, Step, Target},
 };
 
 /// A node that was not heard for this long is taken for dead: four heartbeats.
@@ -88,28 +92,14 @@ pub enum Reach {
     Unreachable(String),
 }
 
-/// The node to which a region's clients are led.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RegionNode {
-    /// Its identity.
-    pub node: NodeId,
-    /// Where clients reach it.
-    pub url: String,
-    /// What it has verified in its directory.
-    pub have: Option<Head>,
-    /// What its store holds, and so can serve.
-    pub fetched: Option<Head>,
-    /// The feed's name there; none: the same as here.
-    pub feed: Option<FeedName>,
-    /// The part of the feed that it keeps; empty: all of it.
-    pub paths: Vec<String>,
-}
-
 /// The followers of one feed.
 #[derive(Debug)]
 pub struct Roster {
     followers: BTreeMap<NodeId, Follower>,
     bindings: Bindings,
+    /// Regions that are served below a relay: the relay, and the node there.
+    serving_below: BTreeMap<RegionName, (NodeId, NodeId)>,
+    parts: sites::Parts,
     started: Instant,
     connections: u64,
 }
@@ -130,18 +120,6 @@ impl Follower {
         let refused = self.last_ack.as_ref().filter(|ack| ack.outcome != Outcome::Verified);
         let refused = refused.and_then(|ack| ack.error.as_deref());
         self.failure.as_deref().or(refused)
-    }
-
-    /// Where clients reach it.
-    fn serves(&self) -> Option<RegionNode> {
-        Some(RegionNode {
-            node: self.hello.node.clone(),
-            url: self.url.clone().filter(|_| self.reach == Reach::Reached)?,
-            have: self.have,
-            fetched: self.fetched,
-            feed: self.hello.feed.clone(),
-            paths: self.hello.paths.clone(),
-        })
     }
 
     /// Why nobody waits for it.
@@ -166,7 +144,14 @@ impl Follower {
 impl Roster {
     /// Nobody yet, with the bindings that an earlier run kept.
     pub fn new(now: Instant, bindings: Bindings) -> Self {
-        Roster { followers: BTreeMap::new(), bindings, started: now, connections: 0 }
+        Roster {
+            followers: BTreeMap::new(),
+            bindings,
+            serving_below: BTreeMap::new(),
+            parts: sites::Parts::default(),
+            started: now,
+            connections: 0,
+        }
     }
 
     /// Takes a hello in: the number of its connection, and what it is to its region. `head` is the
@@ -189,6 +174,7 @@ impl Roster {
             self.make_room()?;
         }
         self.connections += 1;
+        self.parts.note(&hello.paths);
         let connection = self.connections;
         let standing = self.claim(now, &hello, token.as_ref());
         let known = self.followers.remove(&hello.node);
@@ -289,12 +275,13 @@ impl Roster {
 
     /// Notes what a relay says of the nodes below it.
     pub fn reported(&mut self, relay: &NodeId, reports: Vec<Report>) {
-        let Some(relay) = self.followers.get_mut(relay) else { return };
         for report in reports {
+            let Some(known) = self.followers.get_mut(relay) else { return };
             if report.forgotten {
-                relay.below.remove(&report.node);
-            } else if relay.below.len() < MAX_FOLLOWERS || relay.below.contains_key(&report.node) {
-                relay.below.insert(report.node.clone(), report);
+                known.below.remove(&report.node);
+            } else if known.below.len() < MAX_FOLLOWERS || known.below.contains_key(&report.node) {
+                known.below.insert(report.node.clone(), report.clone());
+                self.note_below(relay, &report);
             }
         }
     }
@@ -340,18 +327,6 @@ impl Roster {
         let bound = self.bindings.len();
         self.bindings.retain(|_, bound| bound.node != *node);
         known || self.bindings.len() < bound
-    }
-
-    /// The live node that serves a region, where its address is known and leads to it.
-    pub fn region_node(&self, now: Instant, region: &RegionName) -> Option<RegionNode> {
-        self.live_node(now, &self.bindings.get(region)?.node)
-    }
-
-    /// A live node, where its address is known and leads to it.
-    pub fn live_node(&self, now: Instant, node: &NodeId) -> Option<RegionNode> {
-        let known = self.followers.get(node)?;
-        // Who has lost its connection may be dead: nobody is led there until it is back.
-        (known.connected && known.is_live(now)).then(|| known.serves())?
     }
 
     /// Who has verified a head: every region that is known, here and through relays.
@@ -554,16 +529,20 @@ mod tests {
         assert_eq!(standing, Standing::Serving);
         let (second, standing) = roster.register(start, caller("b", Some("eu")), None).unwrap();
         assert_eq!(standing, Standing::Standby);
-        assert_eq!(roster.region_node(start, &eu), None, "its address was not tried yet");
+        let led_to = |roster: &Roster, now| {
+            let site = roster.sites_of(now, &eu, &[]).remove(0);
+            site.bar.is_none().then_some(site.url)
+        };
+        assert_eq!(led_to(&roster, start), None, "its address was not tried yet");
         assert!(roster.reached(&a, "http://a", Reach::Reached));
         assert!(roster.reached(&b, "http://b", Reach::Reached));
-        assert_eq!(roster.region_node(start, &eu).unwrap().url, "http://a");
+        assert_eq!(led_to(&roster, start).unwrap(), "http://a");
 
         roster.heard(at(start, 10), &a, first, None).unwrap();
         roster.gone(&a, first);
         assert_eq!(roster.heard(at(start, 29), &b, second, None), Some(Standing::Standby));
         assert_eq!(roster.heard(at(start, 30), &b, second, None), Some(Standing::Serving));
-        assert_eq!(roster.region_node(at(start, 30), &eu).unwrap().url, "http://b");
+        assert_eq!(led_to(&roster, at(start, 30)).unwrap(), "http://b");
         let (_, standing) = roster.register(at(start, 31), caller("a", Some("eu")), None).unwrap();
         assert_eq!(standing, Standing::Standby, "what was taken over stays with the new node");
     }

@@ -94,11 +94,12 @@ impl ViewArgs {
                 Some(false) => "none: it is not in the region table".to_owned(),
                 _ => members.join(" "),
             };
-            let row = |feed, url| vec![word(&region["name"]), clients.clone(), feed, url];
-            let served = items(region, "nodes");
-            rows.extend(served.iter().map(|node| row(word(&node["feed"]), word(&node["url"]))));
-            if served.is_empty() {
-                rows.push(row("-".to_owned(), "the primary: no live node".to_owned()));
+            let row = |feed, by| vec![word(&region["name"]), clients.clone(), feed, by];
+            let served = items(region, "nodes").iter().chain(items(region, "barred"));
+            let before = rows.len();
+            rows.extend(served.map(|node| row(word(&node["feed"]), server(node))));
+            if rows.len() == before {
+                rows.push(row("-".to_owned(), "the primary: no node has registered".to_owned()));
             }
         }
         table::print(&rows);
@@ -108,6 +109,32 @@ impl ViewArgs {
     fn list(&self, path: &str, name: &str) -> Result<Value> {
         let client = Client::new(&self.connection)?;
         block_on(client.list(path, name))
+    }
+}
+
+/// Who serves a region.
+fn server(node: &Value) -> String {
+    let url = word(&node["url"]);
+    if !node["why"].is_null() {
+        let (label, why) = (word(&node["id"]), passed_over(&node["why"]));
+        return format!("a relay above it or the primary: the node {label} {why}");
+    }
+    match node["pinned"].as_str() {
+        Some(commit) => format!("{url}, kept at commit {}", &commit[..commit.len().min(12)]),
+        None => url,
+    }
+}
+
+/// Why a node is passed over.
+fn passed_over(why: &Value) -> String {
+    match why.as_str() {
+        Some("away") => "is not connected".to_owned(),
+        Some("unreached") => "was not reached at its address".to_owned(),
+        Some("paused") => "is paused".to_owned(),
+        Some("pinned") => "is kept at another version".to_owned(),
+        Some("other_part") => "does not keep this part of the feed".to_owned(),
+        Some("cannot_fetch") => "lacks this version, and its last fetch has failed".to_owned(),
+        _ => word(why),
     }
 }
 
@@ -230,6 +257,9 @@ impl LocateArgs {
         }
         println!("{}", word(&answer["url"]));
         println!("region {}, because: {}", word(&answer["region"]), because(&answer["why"]));
+        for node in items(&answer, "passed_over") {
+            println!("passed over: {}, which {}", word(&node["node"]), passed_over(&node["why"]));
+        }
         Ok(())
     }
 }
@@ -239,9 +269,10 @@ fn because(why: &Value) -> String {
         Some("address") => "the client's address is in its ranges".to_owned(),
         Some("resource_group") => "the client's resource group belongs to it".to_owned(),
         Some("no_entry") => "no entry of the region table holds the client".to_owned(),
-        Some("region_down") => "no live node serves the client's region".to_owned(),
+        Some("relay") => "it is a relay above the client's region".to_owned(),
+        Some("region_down") => "no node of the client's region can serve this".to_owned(),
         Some("via") => "the client asks for it".to_owned(),
-        Some("via_down") => "what the client asks for is not live".to_owned(),
+        Some("via_down") => "what the client asks for cannot serve this".to_owned(),
         _ => word(why),
     }
 }

@@ -49,6 +49,7 @@ pub(super) async fn tar(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     let (path, _) = target::path_to_read(raw)?;
     let newest = freshness::newest(&edge, feed).await?;
     let commit = newest.commit;
+    download::not_revoked(feed, commit)?;
     let found = download::find(&edge, feed, (commit, path), true).await?;
     let Found::Folder(folder) = found.1 else {
         return Err(target::no_such_path(found.0.1.as_bytes()));

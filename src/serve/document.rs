@@ -40,6 +40,8 @@ pub(super) enum Found {
 /// A file of a published version.
 #[derive(Debug)]
 pub(super) struct Document {
+    /// Where links have led to.
+    pub(super) path: RelPath,
     pub(super) size: u64,
     pub(super) body: Body,
     pub(super) etag: HeaderValue,
@@ -84,10 +86,11 @@ impl Library {
 }
 
 impl Document {
-    fn new(place: &Place, size: u64, sha256: ObjectId, body: Body) -> Self {
+    fn new((place, path): (&Place, RelPath), size: u64, sha256: ObjectId, body: Body) -> Self {
         let header = |text: String| HeaderValue::try_from(text).expect("plain ASCII");
         let mime = mime_guess::from_path(place.1.as_path()).first_raw();
         Document {
+            path,
             size,
             body,
             etag: header(format!("\"{sha256}\"")),
@@ -117,10 +120,12 @@ pub(super) fn find(
         Kind::Dir => Found::Folder(path),
         Kind::Symlink { .. } => return Ok(None),
         Kind::File { blob, .. } => Found::File(Arc::new(match store.content(blob)? {
-            Content::Object { id, size } => Document::new(place, size, id, Body::Object(id)),
+            Content::Object { id, size } => {
+                Document::new((place, path), size, id, Body::Object(id))
+            }
             Content::Blob(blob) => {
                 let (bytes, sha256) = library.blob(store, blob)?;
-                Document::new(place, bytes.len() as u64, sha256, Body::Memory(bytes))
+                Document::new((place, path), bytes.len() as u64, sha256, Body::Memory(bytes))
             }
         })),
     };

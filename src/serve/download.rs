@@ -25,12 +25,12 @@ use super::{
     gate::Place,
     listing,
     range::{self, Verdict},
-    redirect::{self, Choice, Client, Mirror, Mirrors, Server},
+    redirect::{self, Aim, Client, Fleet, Versions},
     stream::FileBody,
     target,
 };
 use crate::{
-    bus::{Desk, RegionNode, Request as Ask},
+    bus::{Desk, Request as Ask, Site},
     model::{ObjectId, Oid, Receiver, RegionName, RelPath, Traffic},
 };
 
@@ -53,19 +53,28 @@ pub(super) async fn newest(State(edge): State<Arc<Edge>>, parts: Parts) -> Answe
     let (feed, tail) = edge.below(&parts.uri)?;
     let (path, folder) = target::path_to_read(tail)?;
     let newest = freshness::newest(&edge, feed).await?;
-    let found = find(&edge, feed, (newest.commit, path), folder).await?;
+    // Only the primary leads clients elsewhere.
+    let aim = if feed.is_primary() { aim(&edge, feed, &parts)? } else { None };
+    let commit = aim.as_ref().map_or(newest.commit, |aim| aim.version.commit);
+    not_revoked(feed, commit)?;
+    let found = find(&edge, feed, (commit, path), folder).await?;
     let Found::File(file) = &found.1 else {
         return listing::folder(&edge, feed, &parts, &found.0, &found.1).await;
     };
-    if feed.is_primary()
-        && let Server::Mirror(mirror) = choose(&edge, feed, &parts)?.server
-    {
-        edge.metrics.redirected();
-        return Ok(redirect_to(&mirror, &feed.desk, newest.commit, &found.0.1));
+    if let Some(answer) = aim.and_then(|aim| led_away(&edge, feed, aim, (&found.0.1, file))) {
+        return Ok(answer);
     }
     let mut response = send(&edge, feed, &parts, file, NEWEST).await?;
     newest.describe(response.headers_mut());
     Ok(response)
+}
+
+/// That a version may be given to anybody.
+pub(super) fn not_revoked(feed: &Feed, commit: Oid) -> Result<(), Fault> {
+    if feed.desk.orders.borrow().revoked.contains(&commit) {
+        return Err(Fault::gone("revoked", format!("commit {commit} is revoked")));
+    }
+    Ok(())
 }
 
 /// `GET /v1/feeds/{feed}/at/{commit}/{path}`
@@ -75,9 +84,7 @@ pub(super) async fn exact(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer
     let commit = target::commit(commit)?;
     let (path, folder) = target::path_to_read(raw)?;
     let place = (commit, path);
-    if feed.desk.orders.borrow().revoked.contains(&commit) {
-        return Err(Fault::gone("revoked", format!("commit {commit} is revoked")));
-    }
+    not_revoked(feed, commit)?;
     if feed.found.get(&place).is_none() {
         published(&edge, feed, commit).await?;
     }
@@ -156,8 +163,9 @@ pub(super) async fn find(
     }
 }
 
-/// Who serves the client of a request.
-fn choose(edge: &Edge, feed: &Feed, parts: &Parts) -> Result<Choice, Fault> {
+/// Which version the client of a request gets, and from where at best; none before the first one.
+fn aim(edge: &Edge, feed: &Feed, parts: &Parts) -> Result<Option<Aim>, Fault> {
+    let Some(newest) = feed.desk.head() else { return Ok(None) };
     let wishes = match parts.uri.query() {
         None => Wishes::default(),
         Some(_) => wishes(&parts.uri)?,
@@ -168,7 +176,8 @@ fn choose(edge: &Edge, feed: &Feed, parts: &Parts) -> Result<Choice, Fault> {
         group: wishes.resource_group.as_deref().or(named),
         via: wishes.via.as_deref(),
     };
-    Ok(redirect::who_serves(&edge.regions(), &client, &*feed.desk))
+    let versions = Versions { newest, orders: &feed.desk.orders.borrow() };
+    Ok(Some(redirect::aim(&edge.regions(), &client, &*feed.desk, &versions)))
 }
 
 fn wishes(uri: &Uri) -> Result<Wishes, Fault> {
@@ -177,26 +186,33 @@ fn wishes(uri: &Uri) -> Result<Wishes, Fault> {
     Ok(wishes)
 }
 
-impl Mirrors for Desk {
-    fn of_region(&self, region: &RegionName) -> Option<Mirror> {
-        self.region_node(region).map(Mirror::from)
+impl Fleet for Desk {
+    fn of_region(&self, region: &RegionName) -> Vec<Site> {
+        self.sites_of(region)
     }
 
-    fn of_node(&self, id: &str) -> Option<Mirror> {
-        self.live_node(&id.parse().ok()?).map(Mirror::from)
-    }
-}
-
-impl From<RegionNode> for Mirror {
-    fn from(node: RegionNode) -> Self {
-        Mirror { node: node.node, url: node.url, feed: node.feed }
+    fn of_node(&self, node: &str) -> Option<Site> {
+        self.site(&node.parse().ok()?)
     }
 }
 
-fn redirect_to(mirror: &Mirror, desk: &Desk, commit: Oid, path: &RelPath) -> Response {
-    let base = mirror.url.trim_end_matches('/');
-    let feed = mirror.feed.as_ref().unwrap_or(&desk.feed);
-    let url = format!("{base}/v1/feeds/{feed}/at/{commit}/{}", target::encode(path.as_bytes()));
+/// The redirect, where another node serves.
+fn led_away(
+    edge: &Edge,
+    feed: &Feed,
+    aim: Aim,
+    (path, file): (&RelPath, &Document),
+) -> Option<Response> {
+    let site = aim.choose([path, &file.path]).server?;
+    edge.metrics.redirected();
+    Some(redirect_to(&site, &feed.desk, file, path))
+}
+
+fn redirect_to(site: &Site, desk: &Desk, file: &Document, path: &RelPath) -> Response {
+    let base = site.url.trim_end_matches('/');
+    let feed = site.feed.as_ref().unwrap_or(&desk.feed);
+    let (commit, path) = (file.commit, target::encode(path.as_bytes()));
+    let url = format!("{base}/v1/feeds/{feed}/at/{commit}/{path}");
     let mut response = Response::new(AxumBody::empty());
     *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
     let headers = response.headers_mut();

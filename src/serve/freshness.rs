@@ -61,7 +61,15 @@ pub(super) async fn newest(edge: &Edge, feed: &Arc<Feed>) -> Result<Newest, Faul
     let age = feed.desk.state.borrow().heartbeat.map(|heard| heard.elapsed());
     // Who has just been answered by the upstream is as fresh as can be.
     let age = if fresh && edge.freshness == Freshness::Ask { Some(Duration::ZERO) } else { age };
-    Ok(Newest { commit: feed.newest()?, age, stale: !fresh })
+    Ok(Newest { commit: here(edge, feed).await?, age, stale: !fresh })
+}
+
+/// The version that a region gives: the newest that it has, or the one that it is kept at.
+async fn here(edge: &Edge, feed: &Feed) -> Result<Oid, Fault> {
+    let pin = feed.desk.orders.borrow().pin_of(&edge.node, edge.region.as_ref());
+    let Some(pin) = pin else { return feed.newest() };
+    download::published(edge, feed, pin.commit).await?;
+    Ok(pin.commit)
 }
 
 /// Asks the upstream for its head, and brings that version here.

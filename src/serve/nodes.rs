@@ -18,16 +18,17 @@ use serde_json::{Value, json};
 
 use super::{
     Edge,
+    document::Found,
     edge::Feed,
     error::{Answer, Fault},
     feeds,
     page::Page,
-    redirect::{self, Client, Mirrors, Server},
+    redirect::{self, Client, Passed, Versions, Why},
     target,
 };
 use crate::{
     bus::{Follower, report::Report, roster::Reach},
-    model::{Member, NodeId, RegionName},
+    model::{Head, Member, NodeId, RegionName, RelPath},
 };
 
 /// A node of the fleet, and what it has of each feed.
@@ -176,32 +177,55 @@ pub(super) async fn regions(State(edge): State<Arc<Edge>>, parts: Parts) -> Answ
         Member::Range(range) => range.to_string(),
         Member::Group(group) => group.clone(),
     };
+    let shown = |name: &RegionName, listed: bool| {
+        let (nodes, barred) = served_by(&edge, name);
+        json!({ "name": name, "listed": listed, "nodes": nodes, "barred": barred })
+    };
     let listed = table.regions().iter().map(|region| {
         let members: Vec<String> = region.members.iter().map(text).collect();
         let kind = if table.by_group() { "resource_groups" } else { "ranges" };
-        let mut object =
-            json!({ "name": region.name, "listed": true, "nodes": nodes_of(&edge, &region.name) });
+        let mut object = shown(&region.name, true);
         object[kind] = json!(members);
         object
     });
     // A region that registered without an entry mirrors, and no client is led to it.
-    let named = edge.feeds().flat_map(|feed| feed.desk.followers());
-    let unlisted: BTreeSet<RegionName> =
-        named.filter_map(|f| f.hello.region).filter(|name| !table.has(name)).collect();
-    let unlisted = unlisted
-        .iter()
-        .map(|name| json!({ "name": name, "listed": false, "nodes": nodes_of(&edge, name) }));
+    let unlisted: Vec<RegionName> =
+        named(&edge).into_iter().filter(|name| !table.has(name)).collect();
+    let unlisted = unlisted.iter().map(|name| shown(name, false));
     let all = listed.chain(unlisted).collect();
     let paged = page.cut(all, |region| region["name"].as_str().unwrap_or_default().to_owned());
     Ok(Json(paged.json("regions")).into_response())
 }
 
-fn nodes_of(edge: &Edge, region: &RegionName) -> Vec<Value> {
-    let serving =
-        edge.feeds().filter_map(|feed| Some((&feed.desk.feed, feed.desk.of_region(region)?)));
-    serving
-        .map(|(feed, mirror)| json!({ "feed": feed, "id": mirror.node, "url": mirror.url }))
-        .collect()
+/// Who serves a region, feed by feed, or what keeps its node from it.
+fn served_by(edge: &Edge, region: &RegionName) -> (Vec<Value>, Vec<Value>) {
+    let (mut nodes, mut barred) = (Vec::new(), Vec::new());
+    for feed in edge.feeds() {
+        let Some(site) = feed.desk.sites_of(region).into_iter().next() else { continue };
+        let mut shown = json!({ "feed": feed.desk.feed, "id": site.node, "url": site.url });
+        let pin = feed.desk.orders.borrow().pin_of(&site.node, Some(region));
+        if let Some(pin) = pin {
+            shown["pinned"] = json!(pin.commit);
+        }
+        match site.bar {
+            None => nodes.push(shown),
+            Some(bar) => {
+                shown["why"] = json!(Passed::from(bar));
+                barred.push(shown);
+            }
+        }
+    }
+    (nodes, barred)
+}
+
+/// Every region that a node names, here or below a relay.
+fn named(edge: &Edge) -> BTreeSet<RegionName> {
+    let followers = edge.feeds().flat_map(|feed| feed.desk.followers());
+    let regions = followers.flat_map(|follower| {
+        let below = follower.below.into_values().map(|report| report.region);
+        below.chain([follower.hello.region]).flatten().collect::<Vec<_>>()
+    });
+    regions.collect()
 }
 
 #[derive(Deserialize)]
@@ -225,23 +249,48 @@ pub(super) async fn locate(State(edge): State<Arc<Edge>>, parts: Parts) -> Answe
         group: asker.resource_group.as_deref(),
         via: asker.via.as_deref(),
     };
-    let choice = redirect::who_serves(&edge.regions(), &client, &*feed.desk);
-    let (node, base, name) = match choice.server {
-        // A region serves whoever asks it; only the primary leads clients elsewhere.
-        Server::Mirror(mirror) if feed.is_primary() => {
-            let there = mirror.feed.unwrap_or_else(|| feed.desk.feed.clone());
-            (mirror.node, mirror.url, there)
-        }
-        _ => (edge.node.clone(), edge.advertise.clone(), feed.desk.feed.clone()),
+    let head = feed.desk.head();
+    // A region serves whoever asks it; only the primary leads clients elsewhere.
+    let aim = head.filter(|_| feed.is_primary()).map(|newest| {
+        let versions = Versions { newest, orders: &feed.desk.orders.borrow() };
+        redirect::aim(&edge.regions(), &client, &*feed.desk, &versions)
+    });
+    let region = match &aim {
+        Some(aim) => aim.region.clone(),
+        None => redirect::region_of(&edge.regions(), &client).cloned(),
+    };
+    let version = aim.as_ref().map_or(head, |aim| Some(aim.version));
+    let real = real_path(&edge, feed, version, &path).await?;
+    let choice = aim.map(|aim| aim.choose([&path, &real]));
+    let (why, passed) = choice.as_ref().map_or((Why::NoEntry, &[][..]), |it| (it.why, &it.passed));
+    let passed: Vec<Value> =
+        passed.iter().map(|(node, why)| json!({ "node": node, "why": why })).collect();
+    let (node, base, name) = match choice.as_ref().and_then(|choice| choice.server.as_ref()) {
+        Some(site) => (&site.node, &site.url, site.feed.as_ref().unwrap_or(&feed.desk.feed)),
+        None => (&edge.node, &edge.advertise, &feed.desk.feed),
     };
     let (base, path) = (base.trim_end_matches('/'), target::encode(path.as_bytes()));
-    let url = match feed.desk.head() {
-        Some(head) => format!("{base}/v1/feeds/{name}/at/{}/{path}", head.commit),
+    let url = match version {
+        Some(version) => format!("{base}/v1/feeds/{name}/at/{}/{path}", version.commit),
         None => format!("{base}/v1/feeds/{name}/files/{path}"),
     };
     let answer = json!({
-        "feed": feed.desk.feed, "client": client.addr, "region": choice.region, "node": node,
-        "url": url, "why": choice.why,
+        "feed": feed.desk.feed, "client": client.addr, "region": region, "node": node, "url": url,
+        "why": why, "passed_over": passed,
     });
     Ok(Json(answer).into_response())
+}
+
+/// Where links lead a path in a version; the path itself where nothing lies there.
+async fn real_path(
+    edge: &Edge,
+    feed: &Arc<Feed>,
+    version: Option<Head>,
+    path: &RelPath,
+) -> Result<RelPath, Fault> {
+    let Some(version) = version else { return Ok(path.clone()) };
+    match edge.look_up(feed, (version.commit, path.clone())).await? {
+        Some(Found::File(file)) => Ok(file.path.clone()),
+        _ => Ok(path.clone()),
+    }
 }

@@ -1,6 +1,7 @@
-//! Who serves a client: its region's node, another one that it asks for, or this node.
+//! Who serves a client: its region's node, a relay above that, one that it asks for, or this node.
 //!
-//! The decision is pure. A forwarded address is believed only from a listed proxy, and only as far
+//! The decision is pure. Nobody is led to a node that is paused, kept at another version, without the
+//! path, or unable to fetch what it lacks; a pinned region's clients get the pinned version. A forwarded address is believed only from a listed proxy, and only as far
 //! as the chain of listed proxies reaches, so that no client can name its own address.
 
 use std::net::IpAddr;
@@ -9,7 +10,10 @@ use http::HeaderMap;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::model::{FeedName, NodeId, RegionName, RegionTable};
+use crate::{
+    bus::{Bar, Site},
+    model::{Head, NodeId, Orders, RegionName, RegionTable, RelPath},
+};
 
 /// Who asks, as far as it decides who serves.
 #[derive(Debug, Clone, Default)]
@@ -22,30 +26,32 @@ pub(super) struct Client<'a> {
     pub(super) via: Option<&'a str>,
 }
 
-/// A live node that serves a region.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mirror {
-    pub(super) node: NodeId,
-    pub(super) url: String,
-    /// The feed's name there; none: the same as here.
-    pub(super) feed: Option<FeedName>,
+/// The nodes that clients can be led to.
+pub(super) trait Fleet {
+    /// Those that could serve a region, the nearest first.
+    fn of_region(&self, region: &RegionName) -> Vec<Site>;
+    /// One by its id.
+    fn of_node(&self, node: &str) -> Option<Site>;
 }
 
-/// Where live mirrors are found.
-pub(super) trait Mirrors {
-    /// The live node that serves a region.
-    fn of_region(&self, region: &RegionName) -> Option<Mirror>;
-    /// A live node by its id.
-    fn of_node(&self, node: &str) -> Option<Mirror>;
+/// What there is to be served.
+pub(super) struct Versions<'a> {
+    pub(super) newest: Head,
+    /// Who is kept at another one.
+    pub(super) orders: &'a Orders,
 }
 
-/// Who serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Server {
-    /// This node.
-    Here,
-    /// Another one.
-    Mirror(Mirror),
+/// What is known before anybody has looked at the path: which version a client gets, and from which
+/// nodes at best.
+#[derive(Debug, Clone)]
+pub(super) struct Aim {
+    /// The region that the client belongs to, or asked for.
+    pub(super) region: Option<RegionName>,
+    /// The one that all of the region's clients get, whoever serves them.
+    pub(super) version: Head,
+    sites: Vec<Site>,
+    why: Why,
+    orders: Orders,
 }
 
 /// Why it is the one who serves.
@@ -58,21 +64,52 @@ pub(super) enum Why {
     Address,
     /// The client's resource group belongs to its region.
     ResourceGroup,
+    /// It is a relay above the region, whose own node cannot serve this.
+    Relay,
     /// No entry of the table holds the client.
     NoEntry,
-    /// The region has no live node.
+    /// Neither the region's node nor a relay above it can serve this.
     RegionDown,
-    /// What the client asked for is not known or not live.
+    /// What the client asked for is not known, or cannot serve this.
     ViaDown,
 }
 
+/// Why a node is passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Passed {
+    /// It is not connected.
+    Away,
+    /// Its address does not lead to it, or was not tried yet.
+    Unreached,
+    /// It is paused.
+    Paused,
+    /// It is kept at another version.
+    Pinned,
+    /// It keeps a part of the feed that the path is not in.
+    OtherPart,
+    /// It lacks the version, and its last fetch has failed.
+    CannotFetch,
+}
+
+impl From<Bar> for Passed {
+    fn from(bar: Bar) -> Self {
+        match bar {
+            Bar::Away => Passed::Away,
+            Bar::Unreached => Passed::Unreached,
+            Bar::Paused => Passed::Paused,
+        }
+    }
+}
+
 /// The decision, with what led to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Choice {
-    pub(super) server: Server,
-    /// The region that the client belongs to, or asked for.
-    pub(super) region: Option<RegionName>,
+    /// Who serves; none: this node.
+    pub(super) server: Option<Site>,
     pub(super) why: Why,
+    /// Who comes before the one who serves, and why it does not.
+    pub(super) passed: Vec<(NodeId, Passed)>,
 }
 
 /// The region that a client belongs to.
@@ -80,40 +117,71 @@ pub(super) fn region_of<'t>(table: &'t RegionTable, client: &Client<'_>) -> Opti
     if table.by_group() { table.of_group(client.group?) } else { table.of_address(client.addr?) }
 }
 
-/// Decides who serves a client.
-pub(super) fn who_serves(
+/// Which version a client gets, and from where at best.
+pub(super) fn aim(
     table: &RegionTable,
     client: &Client<'_>,
-    mirrors: &impl Mirrors,
-) -> Choice {
-    if let Some(via) = client.via {
-        return by_wish(via, mirrors);
-    }
-    let why = if table.by_group() { Why::ResourceGroup } else { Why::Address };
-    let Some(region) = region_of(table, client) else {
-        return Choice { server: Server::Here, region: None, why: Why::NoEntry };
+    fleet: &impl Fleet,
+    versions: &Versions<'_>,
+) -> Aim {
+    let (region, sites, why) = match client.via {
+        Some("primary") => (None, Vec::new(), Why::Via),
+        Some(via) => by_wish(via, fleet),
+        None => match region_of(table, client) {
+            None => (None, Vec::new(), Why::NoEntry),
+            Some(region) => {
+                let why = if table.by_group() { Why::ResourceGroup } else { Why::Address };
+                (Some(region.clone()), fleet.of_region(region), why)
+            }
+        },
     };
-    let region = Some(region.clone());
-    match region.as_ref().and_then(|region| mirrors.of_region(region)) {
-        Some(mirror) => Choice { server: Server::Mirror(mirror), region, why },
-        None => Choice { server: Server::Here, region, why: Why::RegionDown },
-    }
+    let pin = sites.first().and_then(|own| versions.orders.pin_of(&own.node, own.region.as_ref()));
+    let orders =
+        if versions.orders.pins.is_empty() { Orders::default() } else { versions.orders.clone() };
+    Aim { region, version: pin.unwrap_or(versions.newest), sites, why, orders }
 }
 
-fn by_wish(via: &str, mirrors: &impl Mirrors) -> Choice {
-    let here = |why| Choice { server: Server::Here, region: None, why };
-    if via == "primary" {
-        return here(Why::Via);
+fn by_wish(via: &str, fleet: &impl Fleet) -> (Option<RegionName>, Vec<Site>, Why) {
+    if let Some(site) = fleet.of_node(via) {
+        return (None, vec![site], Why::Via);
     }
-    if let Some(mirror) = mirrors.of_node(via) {
-        return Choice { server: Server::Mirror(mirror), region: None, why: Why::Via };
-    }
-    let Ok(region) = via.parse::<RegionName>() else { return here(Why::ViaDown) };
-    match mirrors.of_region(&region) {
-        Some(mirror) => {
-            Choice { server: Server::Mirror(mirror), region: Some(region), why: Why::Via }
+    let Ok(region) = via.parse::<RegionName>() else { return (None, Vec::new(), Why::ViaDown) };
+    let sites = fleet.of_region(&region);
+    let why = if sites.is_empty() { Why::ViaDown } else { Why::Via };
+    (Some(region), sites, why)
+}
+
+impl Aim {
+    /// The nearest node that has a file in this version, or can fetch it before it answers. `paths`
+    /// are the file's: as it was asked for, and where links have led.
+    pub(super) fn choose(mut self, paths: [&RelPath; 2]) -> Choice {
+        let mut passed = Vec::new();
+        for (at, site) in self.sites.iter().enumerate() {
+            let Some(reason) = self.passes_over(site, paths) else {
+                let relay = at > 0 && self.why != Why::Via;
+                let why = if relay { Why::Relay } else { self.why };
+                return Choice { server: Some(self.sites.swap_remove(at)), why, passed };
+            };
+            passed.push((site.node.clone(), reason));
         }
-        None => Choice { server: Server::Here, region: Some(region), why: Why::ViaDown },
+        let why = match self.why {
+            Why::Address | Why::ResourceGroup => Why::RegionDown,
+            Why::Via if !passed.is_empty() => Why::ViaDown,
+            why => why,
+        };
+        Choice { server: None, why, passed }
+    }
+
+    fn passes_over(&self, site: &Site, paths: [&RelPath; 2]) -> Option<Passed> {
+        let pin = self.orders.pin_of(&site.node, site.region.as_ref());
+        let has = site.have == Some(self.version) || site.fetched == Some(self.version);
+        match site.bar {
+            Some(bar) => Some(bar.into()),
+            None if pin.is_some_and(|pin| pin != self.version) => Some(Passed::Pinned),
+            None if !paths.iter().all(|path| site.part.holds(path)) => Some(Passed::OtherPart),
+            None if !has && site.fails => Some(Passed::CannotFetch),
+            None => None,
+        }
     }
 }
 
@@ -141,22 +209,42 @@ fn parse_hop(text: &str) -> Result<IpAddr, std::net::AddrParseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Member, Region};
+    use crate::{
+        bus::Part,
+        model::{Member, Oid, Pinned, Region, Subset, Target},
+    };
 
-    struct Fleet;
+    /// Regions with their nodes, the nearest first.
+    #[derive(Default)]
+    struct Nodes(Vec<(&'static str, Vec<Site>)>);
 
-    impl Mirrors for Fleet {
-        fn of_region(&self, region: &RegionName) -> Option<Mirror> {
-            (region.as_str() == "eu").then(|| mirror("node-eu"))
+    impl Fleet for Nodes {
+        fn of_region(&self, region: &RegionName) -> Vec<Site> {
+            let found = self.0.iter().find(|(name, _)| *name == region.as_str());
+            found.map(|(_, sites)| sites.clone()).unwrap_or_default()
         }
 
-        fn of_node(&self, node: &str) -> Option<Mirror> {
-            ["node-eu", "standby"].contains(&node).then(|| mirror(node))
+        fn of_node(&self, node: &str) -> Option<Site> {
+            self.0.iter().flat_map(|(_, sites)| sites).find(|s| s.node.as_str() == node).cloned()
         }
     }
 
-    fn mirror(node: &str) -> Mirror {
-        Mirror { node: node.parse().unwrap(), url: format!("http://{node}"), feed: None }
+    fn head(seq: u64) -> Head {
+        Head { epoch: 1, seq, commit: Oid::from_bytes([u8::try_from(seq).unwrap(); 20]) }
+    }
+
+    fn site(node: &str, region: &str) -> Site {
+        Site {
+            node: node.parse().unwrap(),
+            region: Some(region.parse().unwrap()),
+            url: format!("http://{node}"),
+            feed: None,
+            part: Part::Whole,
+            have: Some(head(9)),
+            fetched: Some(head(9)),
+            fails: false,
+            bar: None,
+        }
     }
 
     fn table(members: [(&str, Member); 2]) -> RegionTable {
@@ -167,42 +255,132 @@ mod tests {
         RegionTable::build(members.map(region).into()).unwrap()
     }
 
+    fn by_range() -> RegionTable {
+        let range = |text: &str| Member::Range(text.parse().unwrap());
+        table([("eu", range("10.1.0.0/16")), ("us", range("10.2.0.0/16"))])
+    }
+
+    fn path(text: &str) -> RelPath {
+        RelPath::parse(text.as_bytes()).unwrap()
+    }
+
+    fn choose(
+        table: &RegionTable,
+        client: &Client<'_>,
+        fleet: &Nodes,
+        orders: &Orders,
+    ) -> (Choice, Aim) {
+        let aim = aim(table, client, fleet, &Versions { newest: head(9), orders });
+        (aim.clone().choose([&path("lib/a"), &path("lib/a")]), aim)
+    }
+
+    fn name(choice: &Choice) -> Option<&str> {
+        choice.server.as_ref().map(|site| site.node.as_str())
+    }
+
     #[test]
     fn a_client_is_led_to_the_live_node_of_its_region() {
-        let range = |text: &str| Member::Range(text.parse().unwrap());
-        let by_range = table([("eu", range("10.1.0.0/16")), ("us", range("10.2.0.0/16"))]);
+        let by_range = by_range();
         let group = |text: &str| Member::Group(text.to_owned());
         let by_group = table([("eu", group("ComputeEU")), ("us", group("ComputeUS"))]);
         let none = RegionTable::default();
+        let fleet = Nodes(vec![("eu", vec![site("node-eu", "eu"), site("relay", "hub")])]);
+        let g = Some("ComputeEU");
         for (table, addr, group, via, server, region, why) in [
             (&by_range, "10.1.0.9", None, None, Some("node-eu"), Some("eu"), Why::Address),
             (&by_range, "::ffff:10.1.0.9", None, None, Some("node-eu"), Some("eu"), Why::Address),
             (&by_range, "10.2.0.9", None, None, None, Some("us"), Why::RegionDown),
             (&by_range, "10.3.0.9", None, None, None, None, Why::NoEntry),
-            (&by_range, "10.3.0.9", Some("ComputeEU"), None, None, None, Why::NoEntry),
-            (
-                &by_group,
-                "10.1.0.9",
-                Some("ComputeEU"),
-                None,
-                Some("node-eu"),
-                Some("eu"),
-                Why::ResourceGroup,
-            ),
+            (&by_range, "10.3.0.9", g, None, None, None, Why::NoEntry),
+            (&by_group, "10.1.0.9", g, None, Some("node-eu"), Some("eu"), Why::ResourceGroup),
             (&by_group, "10.1.0.9", None, None, None, None, Why::NoEntry),
             (&by_range, "10.1.0.9", None, Some("primary"), None, None, Why::Via),
-            (&by_range, "10.3.0.9", None, Some("standby"), Some("standby"), None, Why::Via),
+            (&by_range, "10.3.0.9", None, Some("relay"), Some("relay"), None, Why::Via),
             (&by_range, "10.3.0.9", None, Some("eu"), Some("node-eu"), Some("eu"), Why::Via),
             (&by_range, "10.1.0.9", None, Some("us"), None, Some("us"), Why::ViaDown),
             (&by_range, "10.1.0.9", None, Some("no such!"), None, None, Why::ViaDown),
             (&none, "10.1.0.9", None, None, None, None, Why::NoEntry),
         ] {
             let client = Client { addr: Some(addr.parse().unwrap()), group, via };
-            let choice = who_serves(table, &client, &Fleet);
-            let expected = server.map_or(Server::Here, |node| Server::Mirror(mirror(node)));
-            assert_eq!(choice.server, expected, "{client:?}");
-            assert_eq!(choice.region.as_ref().map(RegionName::as_str), region, "{client:?}");
-            assert_eq!(choice.why, why, "{client:?}");
+            let (choice, aim) = choose(table, &client, &fleet, &Orders::default());
+            assert_eq!(name(&choice), server, "{client:?}");
+            assert_eq!(aim.region.as_ref().map(RegionName::as_str), region, "{client:?}");
+            assert_eq!((choice.why, aim.version), (why, head(9)), "{client:?}");
+            assert!(choice.passed.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_node_that_cannot_serve_is_passed_over_for_its_relay_and_then_for_the_primary() {
+        let table = by_range();
+        let eu = || site("node-eu", "eu");
+        let behind = |fails| Site { have: Some(head(8)), fetched: Some(head(8)), fails, ..eu() };
+        let part = Part::Of(Subset::new(["webapps/**"]).unwrap().into());
+        let barred = |bar| Site { bar: Some(bar), ..eu() };
+        for (own, passed) in [
+            (behind(false), None),
+            (Site { fails: true, ..eu() }, None),
+            (behind(true), Some(Passed::CannotFetch)),
+            (Site { part, ..eu() }, Some(Passed::OtherPart)),
+            (Site { part: Part::Unknown, ..eu() }, Some(Passed::OtherPart)),
+            (barred(Bar::Away), Some(Passed::Away)),
+            (barred(Bar::Unreached), Some(Passed::Unreached)),
+            (barred(Bar::Paused), Some(Passed::Paused)),
+        ] {
+            let client = Client { addr: Some([10, 1, 0, 9].into()), ..Client::default() };
+            let relay = site("relay", "hub");
+            let away = Site { bar: Some(Bar::Away), ..relay.clone() };
+            for (above, expected, why) in [
+                (vec![relay], Some("relay"), Why::Relay),
+                (vec![away], None, Why::RegionDown),
+                (vec![], None, Why::RegionDown),
+            ] {
+                let fleet = Nodes(vec![("eu", [vec![own.clone()], above].concat())]);
+                let (choice, _) = choose(&table, &client, &fleet, &Orders::default());
+                let (expected, why) = if passed.is_some() {
+                    (expected, why)
+                } else {
+                    (Some("node-eu"), Why::Address)
+                };
+                assert_eq!((name(&choice), choice.why), (expected, why), "{own:?}");
+                assert_eq!(choice.passed.first().map(|(_, reason)| *reason), passed, "{own:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pinned_regions_clients_get_the_pinned_version_whoever_serves_them() {
+        let table = by_range();
+        let pin =
+            |target| Orders { pins: vec![Pinned { target, head: head(3) }], ..Orders::default() };
+        let region = |name: &str| Target::Region(name.parse().unwrap());
+        let client = Client { addr: Some([10, 1, 0, 9].into()), ..Client::default() };
+        let away = Site { bar: Some(Bar::Away), ..site("node-eu", "eu") };
+        for (own, target, server, version, passed) in [
+            (site("node-eu", "eu"), region("eu"), Some("node-eu"), 3, None),
+            (
+                site("node-eu", "eu"),
+                Target::Node("node-eu".parse().unwrap()),
+                Some("node-eu"),
+                3,
+                None,
+            ),
+            (site("node-eu", "eu"), region("us"), Some("node-eu"), 9, None),
+            (away.clone(), region("eu"), Some("relay"), 3, None),
+            // The relay is kept elsewhere, and the region is not.
+            (away.clone(), region("hub"), None, 9, Some(Passed::Pinned)),
+            (away, Target::Feed, Some("relay"), 3, None),
+        ] {
+            let fleet = Nodes(vec![("eu", vec![own, site("relay", "hub")])]);
+            let orders = pin(target);
+            let (choice, aim) = choose(&table, &client, &fleet, &orders);
+            assert_eq!((name(&choice), aim.version), (server, head(version)), "{orders:?}");
+            if passed.is_some() {
+                assert_eq!(choice.passed.last().map(|(_, reason)| *reason), passed);
+            }
+            let elsewhere = Client { addr: Some([10, 3, 0, 9].into()), ..Client::default() };
+            let (_, aim) = choose(&table, &elsewhere, &fleet, &orders);
+            assert_eq!(aim.version, head(9), "who belongs to no region gets the newest");
         }
     }
 

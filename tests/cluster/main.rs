@@ -17,6 +17,7 @@ mod checkout;
 mod crash;
 mod downloads;
 mod downloads_limits;
+mod downloads_redirects;
 mod downloads_releases;
 mod fleet;
 mod history;
