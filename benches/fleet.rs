@@ -130,6 +130,7 @@ async fn mirrors(hub: &Hub, count: usize, at: &Path, stop: &CancellationToken) -
             root: Some(Arc::new(Root::open(&dir).unwrap())),
             keep: Keep::ALL,
             snapshot: None,
+            shallow: false,
             adopt: false,
             drift: replica::Drift::Report,
             checkout_at: None,

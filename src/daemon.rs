@@ -31,11 +31,11 @@ use crate::{
         self, Decisions, Ledger,
         state_dir::{self, StateDir},
     },
-    model::{FeedName, Head, Keep, RelPath},
+    model::{FeedName, Head, Keep, RelPath, Subset},
     origin, replica, serve,
     signing::{self, Signer, Trusted},
     store::{self, Store},
-    sys, tls,
+    sys, tls, upkeep,
 };
 
 /// How often a certificate on disk is looked at.
@@ -258,6 +258,7 @@ impl Node {
                 stop.clone(),
             ));
         }
+        self.spawn_upkeep(&mut stages)?;
         if let Some(tls) = &self.tls.server {
             stages.spawn(keep_certificate(Arc::clone(tls), stop.clone()));
         }
@@ -366,6 +367,7 @@ impl Node {
             snapshot: feed.snapshot(&self.state)?,
             drift: if mirror.repair { replica::Drift::Repair } else { replica::Drift::Report },
             checkout_at: mirror.checkout_at.clone(),
+            shallow: mirror.shallow,
             adopt: matches!(mirror.checkout, Checkout::InPlace { adopt: true, .. }),
             demoted_at: self.decisions.feed(name).demoted_at,
             paths: mirror.paths.clone(),
@@ -401,6 +403,38 @@ impl Node {
         }
     }
 
+    fn spawn_upkeep(&self, stages: &mut Stages) -> Result<(), Error> {
+        let feed = |feed: &Feed| upkeep::Feed {
+            desk: Arc::clone(&feed.desk),
+            keep: feed.settings.keep,
+            shallow: feed.settings.mirror.shallow,
+            part: Subset::new(&feed.settings.mirror.paths)
+                .expect("the patterns were checked with the configuration"),
+            root: feed.root.clone(),
+            metadata: feed.settings.primary.as_ref().map_or(Keep::ALL, |it| it.metadata),
+            state: self.state.feed(&feed.settings.name),
+        };
+        let setup = upkeep::Setup {
+            feeds: self.feeds.iter().map(feed).collect(),
+            decisions: Arc::clone(&self.decisions),
+            due: Box::new(|_| None),
+        };
+        let upkeep = upkeep::Upkeep::new(setup);
+        for feed in &self.feeds {
+            let ringing = upkeep.bell().ring_for(Arc::clone(&feed.desk), stages.stop.clone());
+            stages.spawn(async move {
+                ringing.await;
+                Ok(())
+            });
+        }
+        let stop = upkeep.stop();
+        let run = move || {
+            upkeep.run();
+            Ok(())
+        };
+        stages.spawn_thread("upkeep".to_owned(), run, move || stop.stop())
+    }
+
     /// Where others reach a region: as configured, else where it listens if that says it; otherwise
     /// the upstream knows from which address we come.
     fn own_url(&self, address: SocketAddr) -> Option<String> {
@@ -433,7 +467,11 @@ impl Feed {
         let root = root.map_err(|source| Error::Directory { feed: feed.clone(), source })?;
         let unusable = |source| Error::Key { feed: feed.clone(), source };
         let keys = keys(settings).map_err(unusable)?;
-        let store = Store::open(&state.feed(&feed));
+        let at = state.feed(&feed);
+        let store = match role {
+            config::Role::Primary => Store::open(&at),
+            config::Role::Region => Store::open_mirror(&at),
+        };
         let store = store.map_err(|source| Error::Store { feed: feed.clone(), source })?;
         let store = Arc::new(store.with_keys(keys));
         let decided = decisions.feed(&feed);

@@ -1,7 +1,8 @@
 //! depsync keeps deployment directories identical across a cluster and its regions, backed by git.
 //!
 //! The way of the data is change → commit → announce → fetch → checkout → serve, and the modules say
-//! so: [`origin`] is the primary's side, [`replica`] the mirror's, [`serve`] the HTTP edge; [`bus`]
+//! so: [`origin`] is the primary's side, [`replica`] the mirror's, [`serve`] the HTTP edge,
+//! [`upkeep`] what goes on quietly; [`bus`]
 //! is where they meet. They stand on [`disk`] (a deployment directory), [`store`] (a feed's
 //! repository), [`ledger`] (the state directory) and [`hooks`]; under all lie [`model`] (nouns and
 //! rules) and [`sys`] (system calls). [`daemon`] alone assembles them, from what [`config`] read and
@@ -26,3 +27,4 @@ pub mod signing;
 pub mod store;
 pub mod sys;
 pub mod tls;
+pub mod upkeep;

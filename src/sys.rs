@@ -38,6 +38,20 @@ pub fn allow_open_files() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
 }
 
+/// Lets the calling thread run only when nothing else wants to, on processor and disk.
+///
+/// # Errors
+/// When the system refuses; it then runs as all others do.
+pub fn run_in_background() -> io::Result<()> {
+    rustix::process::nice(19)?;
+    // ioprio_set(IOPRIO_WHO_PROCESS, this thread, IOPRIO_CLASS_IDLE << 13)
+    let (who, thread, idle): (libc::c_int, libc::c_int, libc::c_int) = (1, 0, 3 << 13);
+    #[expect(unsafe_code, reason = "neither rustix nor libc wraps it")]
+    // SAFETY: three numbers; the call touches no memory of ours.
+    let answer = unsafe { libc::syscall(libc::SYS_ioprio_set, who, thread, idle) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// `fcntl`'s number for choosing the signal of a lease break (`libc` does not name it).
 const F_SETSIG: libc::c_int = 10;
 

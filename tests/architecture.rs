@@ -15,14 +15,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "origin", "replica", "serve", "bus", "hooks", "disk", "store", "ledger", "config",
-            "model", "signing", "sys", "tls",
+            "origin", "replica", "serve", "upkeep", "bus", "hooks", "disk", "store", "ledger",
+            "config", "model", "signing", "sys", "tls",
         ],
     ),
     ("config", &["model"]),
     ("origin", &["bus", "hooks", "disk", "store", "ledger", "model", "sys"]),
     ("replica", &["bus", "hooks", "disk", "store", "ledger", "model", "sys", "tls"]),
     ("serve", &["bus", "hooks", "disk", "store", "ledger", "model", "sys", "tls"]),
+    ("upkeep", &["bus", "disk", "store", "ledger", "model", "sys"]),
     ("bus", &["store", "model", "sys"]),
     ("hooks", &["model", "sys"]),
     ("disk", &["model", "sys"]),

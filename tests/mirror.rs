@@ -231,6 +231,7 @@ impl Mirror {
             snapshot: None,
             drift: depsync::replica::Drift::Repair,
             checkout_at: None,
+            shallow: false,
             adopt: self.adopt,
             demoted_at: None,
             paths: Vec::new(),

@@ -13,12 +13,13 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     bus::{
+        care::{Care, Chores},
         fleet::Verdict,
         frame::{Ack, Fault, Progress, Pulse, Standing},
         report::Report,
         roster::{Caller, Follower, Reach, Roster, Site},
     },
-    model::{Bindings, FeedName, Head, NodeId, Oid, Orders, RegionName, RelPath, Target},
+    model::{Bindings, FeedName, Head, NodeId, ObjectId, Oid, Orders, RegionName, RelPath, Target},
     store::{Published, Store},
 };
 
@@ -119,6 +120,10 @@ pub struct Desk {
     pub hellos: watch::Sender<()>,
     /// Where it is decided what this node is to the feed; see [`Desk::decide`].
     decider: Mutex<Option<Decider>>,
+    /// What upkeep did and found.
+    pub care: watch::Sender<Care>,
+    /// What it was asked to do.
+    pub chores: watch::Sender<Chores>,
     /// Where that stage takes requests from the edge; see [`Desk::ask`].
     pub mailbox: Mutex<Option<Mailbox>>,
     /// The last one who asked and was in a higher epoch than we are.
@@ -159,6 +164,8 @@ impl Desk {
             hellos: watch::Sender::default(),
             decider: Mutex::default(),
             asked: Mutex::default(),
+            care: watch::Sender::default(),
+            chores: watch::Sender::default(),
             mailbox: Mutex::default(),
             roster: Mutex::new(Roster::new(Instant::now(), bindings)),
         }
@@ -456,6 +463,15 @@ pub enum Request {
     Fetch(Oid, Answer),
     /// A region: tell the upstream, if it is there. Nobody waits for an answer.
     Report(Ack),
+    /// A region: bring back what the store lacks.
+    Repair {
+        /// Git objects of the history.
+        history: bool,
+        /// Objects, with their sizes.
+        objects: Vec<(ObjectId, u64)>,
+        /// Where the answer goes.
+        answer: Answer,
+    },
     /// The primary: gather changes and publish none.
     Hold {
         /// Who asks, for those who wonder.
@@ -559,6 +575,7 @@ impl Request {
             Request::Report(_) => return,
             Request::Sync(answer)
             | Request::Fetch(_, answer)
+            | Request::Repair { answer, .. }
             | Request::Hold { answer, .. }
             | Request::Release(answer)
             | Request::Approve(_, answer)

@@ -7,6 +7,7 @@
 //! still converges by heartbeats and polls.
 
 pub mod board;
+pub mod care;
 pub mod fleet;
 pub mod frame;
 pub mod reach;
@@ -16,5 +17,6 @@ pub mod roster;
 pub use board::{
     Approval, Board, Decision, DeletionsHeld, Desk, Held, Mailbox, Request, State, TurnedAway,
 };
+pub use care::{Care, Chores, FsckReport, GcReport};
 pub use fleet::Verdict;
 pub use roster::{Bar, Caller, Follower, Part, Site};

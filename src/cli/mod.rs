@@ -22,6 +22,7 @@ mod table;
 mod target;
 mod token;
 mod transfer;
+mod upkeep;
 
 use std::process::ExitCode;
 
@@ -85,6 +86,10 @@ enum Command {
     Approve(control::ApproveArgs),
     /// Put back what held deletions removed
     Reject(control::RejectArgs),
+    /// Remove what no kept version needs, now
+    Gc(upkeep::UpkeepArgs),
+    /// Check the repository and the directory, and repair
+    Fsck(upkeep::UpkeepArgs),
     /// Download a file or a folder of a feed
     Get(get::GetArgs),
     /// Bring an older state back, as a new commit, and freeze the feed until `release`
@@ -137,6 +142,8 @@ impl Command {
             Command::Pin(args) => args.run()?,
             Command::Unpin(args) => args.run()?,
             Command::Revoke(args) => args.run("revoke", "revoked")?,
+            Command::Gc(args) => args.gc()?,
+            Command::Fsck(args) => args.fsck()?,
             Command::Get(args) => args.run()?,
             Command::Put(args) => args.run()?,
             Command::Rm(args) => args.run()?,

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::model::{
     Bandwidth, ByteSize, Cron, FeedName, Freshness, Keep, Label, Profile, RegionName, RegionTable,
-    Stale, Subset,
+    Retention, Stale, Subset,
 };
 
 /// Files from this size on are stored as objects, unless the feed says otherwise.
@@ -288,6 +288,8 @@ impl TryFrom<file::Feed> for FeedSettings {
         let repair = faults.read("drift", raw.drift.as_ref(), known).unwrap_or(true);
         let upstreams = upstreams(raw.upstream.as_ref(), &mut faults);
         let role = role(&raw, &mut faults);
+        let shallow = shallow(raw.history.as_ref(), &mut faults);
+        let keep = faults.section(Retention::try_from(raw.keep.clone())).unwrap_or_default();
         let hooks = raw.hooks.clone().map(Spanned::into_inner);
         let sign_with = raw.sign_with.clone().map(Spanned::into_inner);
         let trusted_keys = raw.trusted_keys.clone().map(Spanned::into_inner);
@@ -309,10 +311,27 @@ impl TryFrom<file::Feed> for FeedSettings {
             }
             _ => Checkout::None,
         };
-        let mirror =
-            Mirror { upstreams, upstream_feed, token_file, checkout, checkout_at, repair, paths };
+        let mirror = Mirror {
+            upstreams,
+            upstream_feed,
+            token_file,
+            shallow,
+            checkout,
+            checkout_at,
+            repair,
+            paths,
+        };
         let primary = primary.filter(|_| dir.is_some());
-        faults.done(FeedSettings { name, hooks, sign_with, trusted_keys, role, primary, mirror })
+        faults.done(FeedSettings {
+            name,
+            hooks,
+            sign_with,
+            trusted_keys,
+            keep,
+            role,
+            primary,
+            mirror,
+        })
     }
 }
 
@@ -352,6 +371,35 @@ fn paths(values: &[Spanned<String>], way: Way, faults: &mut Faults) -> Vec<Strin
     };
     let read = values.iter().filter_map(|value| faults.read("paths", Some(value), pattern));
     read.collect()
+}
+
+/// Whether only the head is kept.
+fn shallow(value: Option<&Spanned<toml::Value>>, faults: &mut Faults) -> bool {
+    let known = |value: &toml::Value| match value {
+        toml::Value::String(text) if text == "full" => Ok(false),
+        toml::Value::Integer(1) => Ok(true),
+        other => Err(format!("{other} is not a history; there are \"full\" and 1, just the head")),
+    };
+    faults.read("history", value, known).unwrap_or_default()
+}
+
+impl TryFrom<file::Retained> for Retention {
+    type Error = Vec<Fault>;
+
+    fn try_from(raw: file::Retained) -> Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let age = [Duration::ZERO, 36_500 * DAY];
+        let versions =
+            |versions: &u64| if *versions > 0 { Ok(*versions) } else { Err("it is at least 1") };
+        let default = Retention::default();
+        let keep = Retention {
+            age: faults.duration("keep.age", raw.age.as_ref(), age, default.age),
+            versions: faults
+                .read("keep.versions", raw.versions.as_ref(), versions)
+                .unwrap_or(default.versions),
+        };
+        faults.done(keep)
+    }
 }
 
 /// The ways to check a mirrored feed out.

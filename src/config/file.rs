@@ -97,6 +97,8 @@ pub(super) struct Feed {
     pub(super) large_file: Value<String>,
     pub(super) metadata: Option<Kept>,
     pub(super) hooks: Value<PathBuf>,
+    pub(super) keep: Retained,
+    pub(super) history: Value<toml::Value>,
     pub(super) settle: Settle,
     pub(super) guard: Guard,
     pub(super) role: Value<String>,
@@ -148,6 +150,14 @@ impl<'de> Deserialize<'de> for Several {
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Kept(pub(super) Vec<Spanned<String>>);
+
+/// For how long the content of old versions stays.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Retained {
+    pub(super) age: Value<String>,
+    pub(super) versions: Value<u64>,
+}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

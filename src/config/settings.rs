@@ -8,7 +8,8 @@ use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, str::FromStr, time::D
 use ipnet::IpNet;
 
 use crate::model::{
-    Bandwidth, Cron, FeedName, Freshness, Keep, Label, Profile, RegionName, RegionTable, Stale,
+    Bandwidth, Cron, FeedName, Freshness, Keep, Label, Profile, RegionName, RegionTable, Retention,
+    Stale,
 };
 
 /// What one daemon does.
@@ -84,6 +85,8 @@ pub struct FeedSettings {
     pub sign_with: Option<PathBuf>,
     /// Whose commits are taken from upstreams; absent: anyone's.
     pub trusted_keys: Option<PathBuf>,
+    /// Which versions keep their content; a mirror that keeps just the head keeps only its.
+    pub keep: Retention,
     /// Whether it is owned here or mirrored, at the first start: from then on that is state.
     pub role: Role,
     /// How it is watched and committed where it is owned here; absent: it has no directory.
@@ -157,6 +160,8 @@ pub struct Mirror {
     pub upstream_feed: FeedName,
     /// The file with the token that lets us in there.
     pub token_file: Option<PathBuf>,
+    /// Whether only the head is kept, without the history before it (`history = 1`).
+    pub shallow: bool,
     /// Where its files are put.
     pub checkout: Checkout,
     /// When; absent: at once.

@@ -8,6 +8,7 @@
 use std::{
     collections::HashSet,
     fs::File,
+    io::Seek,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -25,7 +26,7 @@ use crate::{
         partial::{self, Partial, spool},
         upstream::Upstream,
     },
-    store::{Lacking, Published, Store},
+    store::{self, Lacking, Published, Store},
 };
 
 /// How far back our own line is searched for a commit that the upstream knows.
@@ -41,6 +42,10 @@ pub(super) struct Fetcher {
     pub(super) part: Arc<Subset>,
     /// Whether the objects of what the store holds were fetched for that part.
     pub(super) is_same_part: bool,
+    /// Whether the history before the first version that is fetched is left out.
+    pub(super) shallow: bool,
+    /// Whether what an earlier fetch began is removed: by the fetch of the head, one at a time.
+    pub(super) sweeps: bool,
 }
 
 impl Fetcher {
@@ -53,8 +58,8 @@ impl Fetcher {
     ) -> Result<Published, Error> {
         if !self.has(want).await? {
             let pack = self.download_pack(upstream, have.map(|head| head.commit), want).await?;
-            let store = self.store.clone();
-            self.on_lane(move || take_pack(&store, &pack, &want)).await?;
+            let (store, shallow) = (self.store.clone(), self.shallow);
+            self.on_lane(move || take_pack(&store, &pack, &want, shallow)).await?;
         }
         let fetcher = self.clone();
         let objects = self.on_lane(move || fetcher.lacking(&want)).await?;
@@ -126,7 +131,7 @@ impl Fetcher {
     }
 
     /// Downloads the pack, from the newest commit of ours that the upstream knows.
-    async fn download_pack(
+    pub(super) async fn download_pack(
         &self,
         upstream: &Upstream,
         have: Option<Oid>,
@@ -168,9 +173,12 @@ impl Fetcher {
         want: Head,
     ) -> Result<PathBuf, Error> {
         let have = have.map_or_else(|| "0".to_owned(), |have| have.to_string());
-        let what = format!("packs/{have}..{}", want.commit);
+        let depth = if self.shallow && have == "0" { "?depth=1" } else { "" };
+        let what = format!("packs/{have}..{}{depth}", want.commit);
         let wanted = HashSet::from([partial::file_of(&what)]);
-        partial::sweep(self.store.spool(), &wanted).map_err(spool(self.store.spool()))?;
+        if self.sweeps {
+            partial::sweep(self.store.spool(), &wanted).map_err(spool(self.store.spool()))?;
+        }
         let meter = Meter::new(&self.progress, want, 0, 0);
         let download = Download { what, most: u64::MAX };
         let came = self.download(upstream, &download, &meter).await?;
@@ -257,9 +265,16 @@ async fn go_on(
 }
 
 /// Takes a downloaded pack in; a damaged one is not kept to be gone on with.
-fn take_pack(store: &Store, pack: &Path, want: &Head) -> Result<(), Error> {
+fn take_pack(store: &Store, pack: &Path, want: &Head, shallow: bool) -> Result<(), Error> {
     let mut file = File::open(pack).map_err(spool(pack))?;
-    let received = store.receive(&mut file, want);
+    let received = match store.receive(&mut file, want) {
+        // It does not begin where our line ends: as was asked for, it begins anew.
+        Err(store::Error::Refused(_)) if shallow => {
+            file.rewind().map_err(spool(pack))?;
+            store.receive_alone(&mut file, want)
+        }
+        received => received,
+    };
     let again = received.as_ref().is_err_and(|error| error.class() == Class::Transient);
     if !again {
         Partial::remove(pack)?;

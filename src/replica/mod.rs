@@ -23,6 +23,7 @@ mod meter;
 mod objects;
 mod partial;
 mod record;
+mod repair;
 mod reports;
 mod snapshot;
 mod stage;
@@ -76,6 +77,8 @@ pub struct Setup {
     pub checkout_at: Option<Cron>,
     /// In place of a deployment directory: a folder for each version, and a link.
     pub snapshot: Option<Snapshot>,
+    /// Whether only the head is kept, without its history.
+    pub shallow: bool,
     /// Whether foreign files may be moved aside at first contact.
     pub adopt: bool,
     /// The last commit that this node published, where it has owned the feed: what lies in the

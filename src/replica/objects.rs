@@ -40,8 +40,10 @@ impl Fetcher {
         if objects.is_empty() {
             return Ok(());
         }
-        let (store, wanted) = (self.store.clone(), objects.clone());
-        self.on_lane(move || sweep(&store, &wanted)).await?;
+        if self.sweeps {
+            let (store, wanted) = (self.store.clone(), objects.clone());
+            self.on_lane(move || sweep(&store, &wanted)).await?;
+        }
         let total = objects.iter().map(|object| object.size).sum();
         let meter = Meter::new(&self.progress, want, 0, total);
         let job = |object| Job { fetcher: self, upstream, meter: &meter, object };

@@ -40,8 +40,8 @@ use crate::{
         frame::{FromFollower, Hello, Pulse, Standing},
     },
     ledger::{self, Kind, Ledger, MAX_NAMES, NewRun},
-    model::{Cron, Head, Oid, Orders, RelPath},
-    store::{Published, Store},
+    model::{Cron, Head, ObjectId, Oid, Orders, RelPath},
+    store::{self, Published, Store},
     sys,
 };
 
@@ -169,6 +169,7 @@ impl Stage {
         let mailbox = move |request| accept.try_send(request).is_ok();
         desk.take_requests(Some(Box::new(mailbox)));
         let progress = Shown::of(desk.progress.clone());
+        let shallow = setup.shallow;
         let stopping = Arc::new(AtomicBool::new(false));
         let watch = setup.root.as_ref().filter(|_| setup.snapshot.is_none());
         let watch = watch.map(|root| Watch::start(root));
@@ -182,6 +183,8 @@ impl Stage {
                 progress,
                 part: setup.subset(),
                 is_same_part,
+                shallow,
+                sweeps: true,
             },
             recorder: Recorder {
                 feed: desk.feed.clone(),
@@ -628,9 +631,28 @@ impl Stage {
                 self.feed(Event::SyncRequested);
             }
             Request::Fetch(commit, answer) => self.look(commit, answer, 0),
+            Request::Repair { history, objects, answer } => self.repair(history, objects, answer),
             Request::Report(ack) => self.carry_out(Effect::Report(ack)),
             other => other.refuse("this node mirrors the feed: ask its primary"),
         }
+    }
+
+    /// Brings back what the store lacks of its head.
+    fn repair(&mut self, history: bool, objects: Vec<(ObjectId, u64)>, answer: Answer) {
+        let fetcher = Fetcher { sweeps: false, ..self.fetcher.clone() };
+        let Some(upstream) = self.upstreams.get(self.follow.summary().upstream).cloned() else {
+            let _ = answer.send(Err("there is no upstream".to_owned())); // it waits no longer: fine
+            return;
+        };
+        self.tasks.spawn(async move {
+            let repaired = match fetcher.store.head() {
+                Ok(Some(head)) => fetcher.repair(&upstream, head, history, objects).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+            let _ = answer.send(repaired.map_err(|error| error.to_string())); // it waits no longer: fine
+            Ended::Talk
+        });
     }
 
     /// Looks whether a commit is here.
@@ -768,9 +790,11 @@ fn position(store: &Store) -> Result<(Option<Published>, Option<Head>), Error> {
         }
         None => None,
     };
-    let have = match store.checked_out()? {
-        Some(commit) => Some(store.commit(commit)?.head),
-        None => None,
+    let have = match store.checked_out()?.map(|commit| store.commit(commit)) {
+        Some(Ok(commit)) => Some(commit.head),
+        // Lost, or given up with its history: what lies there is compared by content.
+        Some(Err(store::Error::UnknownCommit(_))) | None => None,
+        Some(Err(error)) => return Err(error.into()),
     };
     Ok((newest, have))
 }

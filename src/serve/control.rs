@@ -32,7 +32,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NoFields {}
+pub(super) struct NoFields {}
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]

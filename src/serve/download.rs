@@ -24,6 +24,7 @@ use super::{
     freshness,
     gate::Place,
     listing,
+    objects::GIVEN_UP,
     range::{self, Verdict},
     redirect::{self, Aim, Client, Fleet, Versions},
     stream::FileBody,
@@ -32,6 +33,7 @@ use super::{
 use crate::{
     bus::{Desk, Request as Ask, Site},
     model::{ObjectId, Oid, Receiver, RegionName, RelPath, Traffic},
+    store::Store,
 };
 
 /// How long a region may take to fetch a version before its client is told to come again.
@@ -325,8 +327,18 @@ impl Edge {
         if !feed.is_primary() {
             fetch(&feed.desk, commit).await?;
         }
-        let missing = || Fault::unavailable("the content of this file is not here yet", 5);
-        open().await?.ok_or_else(missing)
+        if let Some(file) = open().await? {
+            return Ok(file);
+        }
+        let why = move |store: &Store| store.is_given_up(commit, &id);
+        if self.store(feed, why).await? {
+            let at = if feed.is_primary() { "" } else { "; its upstream may still have it" };
+            return Err(Fault::gone(
+                "not_kept",
+                format!("the content of version {commit} {GIVEN_UP}{at}"),
+            ));
+        }
+        Err(Fault::unavailable("the content of this file is not here yet, or is being repaired", 5))
     }
 
     fn memory_body(&self, bytes: Bytes, place: Place, to: Receiver) -> AxumBody {

@@ -24,7 +24,6 @@ use super::{
     gate::Gate,
     git::MAX_GITS,
     metrics::Metrics,
-    objects::Referenced,
     redirect,
     stream::Share,
     throttle::Throttle,
@@ -127,7 +126,6 @@ pub(super) struct Feed {
     pub(super) intake: Option<Intake>,
     /// What paths of published versions mean.
     pub(super) found: Cached,
-    pub(super) referenced: Referenced,
     /// Commits that the upstream did not know, each with the head at that time.
     pub(super) unknown: Cache<Oid, Option<Head>>,
 }
@@ -226,7 +224,7 @@ impl Edge {
 impl Feed {
     fn new(desk: Arc<Desk>, intake: Option<Intake>) -> Self {
         let (found, unknown) = (document::cache(), Cache::new(UNKNOWN));
-        Feed { desk, intake, found, referenced: Referenced::default(), unknown }
+        Feed { desk, intake, found, unknown }
     }
 
     /// Whether this node owns the feed.

@@ -14,6 +14,7 @@ use super::{
     error::{Answer, Fault},
     listing,
     page::{Page, Paged, PathField},
+    upkeep,
 };
 use crate::bus::{
     Held,
@@ -118,6 +119,7 @@ async fn describe(edge: &Edge, feed: &Feed) -> Result<Value, Fault> {
         "rescans": state.rescans,
         "hooks": *feed.desk.hooks.borrow(),
         "followers": feed.desk.followers().len(),
+        "store": upkeep::describe(&feed.desk.care.borrow()),
     });
     if !state.primary {
         feed["upstream"] = json!(state.upstream_url);

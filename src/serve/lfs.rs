@@ -107,6 +107,9 @@ impl Wanted {
             return Ok(self.refuse(422, "the name is not that of an object: 64 hex digits"));
         };
         Ok(match objects::open(feed, &id)? {
+            None if feed.desk.store.was_removed(&id)? => {
+                self.refuse(410, &format!("the object {}", objects::GIVEN_UP))
+            }
             None => self.refuse(404, "no published commit here refers to this object"),
             Some(found) if found.size != *size => {
                 self.refuse(422, &format!("the object has {} bytes", found.size))

@@ -107,6 +107,7 @@ pub(super) async fn show(State(edge): State<Arc<Edge>>) -> Answer {
     of_the_edge(&mut page, &edge.metrics);
     of_the_limits(&mut page, &edge);
     of_the_feeds(&mut page, &edge);
+    of_the_repositories(&mut page, &edge);
     of_the_stores(&mut page, &edge);
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     Ok((kind, page.0).into_response())
@@ -218,4 +219,43 @@ fn of_the_stores(page: &mut Page, edge: &Edge) {
     let (packs, deltas): (Vec<_>, Vec<_>) = built.map(rows).unzip();
     page.family("packs_built_total", "counter", "Packs that were built to be sent.", &packs);
     page.family("deltas_built_total", "counter", "Deltas that were made to be sent.", &deltas);
+}
+
+/// What upkeep knows of each repository.
+fn of_the_repositories(page: &mut Page, edge: &Edge) {
+    let mut rows: [Vec<(String, u64)>; 10] = Default::default();
+    for feed in edge.feeds() {
+        let care = feed.desk.care.borrow();
+        let labels = || format!("{{feed=\"{}\"}}", feed.desk.feed);
+        let figures = [
+            Some(care.bytes.0),
+            Some(care.bytes.1),
+            Some(care.packs),
+            Some(care.folds),
+            care.growth_per_day,
+            care.days_until_full(),
+            Some(care.free),
+            Some(care.found),
+            Some(care.repaired),
+            Some(care.broken.len() as u64),
+        ];
+        for (rows, figure) in rows.iter_mut().zip(figures) {
+            rows.extend(figure.map(|figure| (labels(), figure)));
+        }
+    }
+    let families = [
+        ("store_pack_bytes", "gauge", "Bytes of packs."),
+        ("store_object_bytes", "gauge", "Bytes of objects."),
+        ("store_packs", "gauge", "Packs."),
+        ("store_folds_total", "counter", "Times that packs were folded."),
+        ("store_growth_bytes_per_day", "gauge", "Bytes that came in a day, over a week."),
+        ("store_days_until_full", "gauge", "Days until the file system is full, at this pace."),
+        ("store_free_bytes", "gauge", "Free bytes of the file system."),
+        ("store_damage_found_total", "counter", "What was found damaged or missing."),
+        ("store_damage_repaired_total", "counter", "Of this, what is sound again."),
+        ("store_damage_left", "gauge", "What is still damaged or missing."),
+    ];
+    for ((name, kind, help), rows) in families.into_iter().zip(rows) {
+        page.family(name, kind, help, &rows);
+    }
 }

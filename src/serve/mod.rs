@@ -39,6 +39,7 @@ mod stream;
 mod target;
 mod throttle;
 mod tokens;
+mod upkeep;
 mod upload;
 mod wait;
 
@@ -149,6 +150,9 @@ fn feed_routes() -> Routes {
         ("/resume", post(fleet::resume)),
         ("/promote", post(fleet::promote)),
         ("/demote", post(fleet::demote)),
+        ("/upkeep", get(upkeep::show)),
+        ("/gc", post(upkeep::gc)),
+        ("/fsck", post(upkeep::fsck)),
     ];
     let folders = folders.into_iter().flat_map(|(at, handler)| {
         ["", "/", "/{*path}"].map(|below| (format!("{at}{below}"), handler.clone()))

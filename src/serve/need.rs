@@ -24,6 +24,7 @@ pub(super) const ROUTES: &[(&str, Need, Need)] = &[
     ("/v1/feeds/{feed}/log", Need::Read, Need::Admin),
     ("/v1/feeds/{feed}/diff/{range}", Need::Read, Need::Admin),
     ("/v1/feeds/{feed}/held", Need::Read, Need::Admin),
+    ("/v1/feeds/{feed}/upkeep", Need::Read, Need::Admin),
     ("/v1/feeds/{feed}/wait", Need::Read, Need::Admin),
     ("/v1/feeds/{feed}/follow", Need::Mirror, Need::Admin),
     ("/v1/feeds/{feed}/packs/{range}", Need::Mirror, Need::Admin),
@@ -42,9 +43,9 @@ pub(super) const ROUTES: &[(&str, Need, Need)] = &[
 ];
 
 /// What a feed can be told, by POST to `/v1/feeds/{feed}/…`; all of it needs an admin.
-pub(super) const COMMANDS: [&str; 13] = [
+pub(super) const COMMANDS: [&str; 15] = [
     "sync", "hold", "release", "approve", "reject", "rollback", "pin", "unpin", "revoke", "pause",
-    "resume", "promote", "demote",
+    "resume", "promote", "demote", "gc", "fsck",
 ];
 
 /// What a request needs; none where no such route is known.

@@ -33,8 +33,12 @@ pub(super) async fn get(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     let (have, want) = target::pair(tail)?;
     let have = if have == "0" { None } else { Some(target::commit(have)?) };
     let want = target::commit(want)?;
+    let alone = depth(&parts)?;
     let desk = Arc::clone(&feed.desk);
-    match edge.packing.run(move || open(&desk.store, have, want)).await {
+    let open = move || {
+        if alone { open_alone(&desk.store, want) } else { open(&desk.store, have, want) }
+    };
+    match edge.packing.run(open).await {
         Ok(sending) => {
             edge.metrics.served_pack();
             send(&edge, &parts, sending, Traffic::Replication)
@@ -47,6 +51,25 @@ pub(super) async fn get(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
         )),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether the version alone is wanted, without its history.
+fn depth(parts: &Parts) -> Result<bool, Fault> {
+    let mut asked = parts.uri.query().unwrap_or_default().split('&');
+    match asked.find_map(|pair| pair.strip_prefix("depth=")) {
+        None => Ok(false),
+        Some("1") => Ok(true),
+        Some(_) => Err(Fault::malformed("there is only depth=1: the version without its history")),
+    }
+}
+
+/// As `open`, for a version without its history. Blocks.
+fn open_alone(store: &Store, want: Oid) -> store::Result<Sending> {
+    let opened = open_spooled(|| {
+        let pack = store.pack_alone(want)?;
+        Ok(Some((pack.path, pack.size, pack.checksum.to_string())))
+    });
+    Ok(opened?.expect("there is always a pack"))
 }
 
 /// Makes a pack, or finds the one that is made, and opens it. Blocks.

@@ -64,6 +64,8 @@ impl Db {
     /// Lets `remove` take packs away while nobody reads, and forgets them.
     pub(super) fn reopen_after(&self, remove: impl FnOnce() -> Result<()>) -> Result<()> {
         let mut odb = self.odb.write().unwrap_or_else(PoisonError::into_inner);
+        // libgit2 shares what it has open of a pack by its path: nobody may have the old one.
+        *odb = Odb::new().map_err(Error::git("make an object database"))?;
         let removed = remove();
         *odb = open(&self.objects)?;
         removed

@@ -34,7 +34,7 @@ pub struct Prepared {
     pub(super) index: NamedTempFile,
     /// All that is new but blobs, which the next commit will want.
     pub(super) objects: Objects,
-    changes: Vec<Change>,
+    pub(super) changes: Vec<Change>,
 }
 
 /// New objects that are in no database yet.

@@ -61,6 +61,9 @@ pub enum Error {
     /// Two writers of one object.
     #[error("object {0} is being received already; wait for that")]
     Busy(ObjectId),
+    /// The work was told not to go on.
+    #[error("it was broken off, since the daemon stops; the next start goes on")]
+    Interrupted,
     /// The operating system said no.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -89,9 +92,11 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Error::Missing { .. } | Error::Damaged { .. } | Error::Refused(_) => Class::Corrupt,
-            Error::Unsigned(_) | Error::Moved { .. } | Error::Busy(_) | Error::Git { .. } => {
-                Class::Transient
-            }
+            Error::Unsigned(_)
+            | Error::Moved { .. }
+            | Error::Busy(_)
+            | Error::Git { .. }
+            | Error::Interrupted => Class::Transient,
             Error::UnknownCommit(_) | Error::Untrusted { .. } => Class::Fatal,
             Error::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Class::Fatal,

@@ -21,6 +21,7 @@ use super::{
     git_delta,
     pack::PackWriter,
     packs::{self, Form, Raw, StoredPack},
+    retain::{Going, stop_unless},
     tree::{self, Mode, TreeEntry},
 };
 use crate::model::Oid;
@@ -51,30 +52,31 @@ impl Store {
     /// Folds packs once there are many. None: nothing was to be done.
     ///
     /// # Errors
-    /// When a pack is damaged or the repository cannot be written; nothing was changed then.
-    pub fn fold(&self) -> Result<Option<Folded>> {
+    /// When a pack is damaged or the repository cannot be written, and [`super::Error::Interrupted`]:
+    /// nothing was changed then.
+    pub fn fold(&self, going: Going<'_>) -> Result<Option<Folded>> {
         let all = packs::list(&self.git.join("objects/pack"))?;
         if all.len() < FOLD_AT {
             return Ok(None);
         }
         let chosen = plan(&all[..all.len() - NEWEST]);
-        if chosen.len() < 2 { Ok(None) } else { self.fold_these(&chosen).map(Some) }
+        if chosen.len() < 2 { Ok(None) } else { self.fold_these(&chosen, going).map(Some) }
     }
 
     /// Folds all packs into one.
     ///
     /// # Errors
     /// As [`Store::fold`].
-    pub fn fold_all(&self) -> Result<Option<Folded>> {
+    pub fn fold_all(&self, going: Going<'_>) -> Result<Option<Folded>> {
         let all = packs::list(&self.git.join("objects/pack"))?;
-        if all.is_empty() { Ok(None) } else { self.fold_these(&all).map(Some) }
+        if all.is_empty() { Ok(None) } else { self.fold_these(&all, going).map(Some) }
     }
 
-    fn fold_these(&self, chosen: &[(PathBuf, u64)]) -> Result<Folded> {
+    fn fold_these(&self, chosen: &[(PathBuf, u64)], going: Going<'_>) -> Result<Folded> {
         let _one = self.folding.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let sources = chosen.iter().map(|(path, _)| StoredPack::open(path));
         let mut fold = Fold::new(self, sources.collect::<Result<_>>()?);
-        fold.write_all()?;
+        fold.write_all(going)?;
         let mut pack = fold.pack.finish()?;
         let index = pack.write_index(&self.spool)?;
         durable::sync_file(pack.file.path())?;
@@ -176,7 +178,7 @@ impl<'a> Fold<'a> {
 
     /// The newest commits first, each version of a folder or file before the one that it replaced,
     /// which is then written as what differs.
-    fn write_all(&mut self) -> Result<()> {
+    fn write_all(&mut self, going: Going<'_>) -> Result<()> {
         let mut ids: Vec<Oid> = self.whence.keys().copied().collect();
         ids.sort_unstable();
         let mut commits = Vec::new();
@@ -190,9 +192,14 @@ impl<'a> Fold<'a> {
             self.write(commit.id, None)?;
         }
         for commit in commits {
+            stop_unless(going)?;
             self.write_versions(&commit)?;
         }
-        ids.into_iter().try_for_each(|id| self.write(id, None))
+        for id in ids {
+            stop_unless(going)?;
+            self.write(id, None)?;
+        }
+        Ok(())
     }
 
     /// Walks what a commit changed.

@@ -43,9 +43,11 @@ impl Store {
             else {
                 return Ok(());
             };
-            if part.holds(&change.path, false) && seen.insert(id) && !self.object_path(&id).exists()
-            {
-                found.push((change.path, Lacking { id, size, base: old }));
+            if part.holds(&change.path, false) && seen.insert(id) {
+                self.fresh.add(id);
+                if !self.object_path(&id).exists() {
+                    found.push((change.path, Lacking { id, size, base: old }));
+                }
             }
             Ok(())
         })?;
@@ -72,6 +74,10 @@ impl Store {
 
     fn object_here(&self, entry: &Entry) -> Result<Option<ObjectId>> {
         let id = self.object_of(entry)?.map(|(id, _)| id);
+        // What is made out of it must find it.
+        if let Some(id) = id {
+            self.fresh.add(id);
+        }
         Ok(id.filter(|id| self.object_path(id).exists()))
     }
 }

@@ -44,6 +44,11 @@ impl Line {
         self.tip = Some(commit);
     }
 
+    /// Forgets all but the tip: what was before it may be gone.
+    pub(super) fn forget(&mut self) {
+        *self = Line::new(self.tip.take());
+    }
+
     /// Whether the commit `id`, with that seq, is on the line. `parent` reads a commit's parent.
     fn holds(
         &mut self,
@@ -57,7 +62,11 @@ impl Line {
         let back = usize::try_from(back).unwrap_or(usize::MAX);
         while self.ids.len() <= back {
             let Some(before) = self.before else { return Ok(false) };
-            self.before = parent(before)?;
+            self.before = match parent(before) {
+                // History is cut off here.
+                Err(Error::Missing { .. }) => return Ok(false),
+                parent => parent?,
+            };
             self.ids.push_front(before);
         }
         Ok(self.ids[self.ids.len() - 1 - back] == id)
@@ -105,7 +114,11 @@ impl Store {
         let mut log = Vec::new();
         let mut next = Some(from);
         while let Some(id) = next.filter(|_| log.len() < limit) {
-            let commit = self.commit(id)?;
+            let commit = match self.commit(id) {
+                // History is cut off here.
+                Err(Error::UnknownCommit(_)) if !log.is_empty() => break,
+                commit => commit?,
+            };
             next = commit.parent;
             log.push(commit);
         }

@@ -7,6 +7,7 @@
 //! these objects, a cache), `spool/`.
 
 mod arrived;
+mod check;
 pub mod chunks;
 mod commit;
 mod db;
@@ -25,22 +26,30 @@ mod objects;
 mod open;
 mod pack;
 mod packs;
+mod public;
 mod publish;
 mod read;
 mod rebuild;
 mod receive;
 pub mod recipe;
 mod refs;
+mod retain;
 mod send;
 mod send_delta;
+mod shallow;
+mod sound;
 mod tree;
 mod unpack;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
+pub use check::{Findings, Part};
 pub use commit::{Commit, Signature};
 pub use draft::{Draft, Prepared};
 pub use error::{Error, Result};
@@ -49,6 +58,7 @@ pub use lacking::Lacking;
 pub use objects::{Ingested, ObjectWriter};
 pub use pack::{Encoder, MAX_BLOB, PackedBlob};
 pub use publish::Published;
+pub use retain::{Collected, Going};
 pub use send::{Built, PackFile};
 pub use send_delta::DeltaFile;
 
@@ -73,6 +83,11 @@ pub struct Store {
     publishing: Mutex<()>,
     /// One at a time rewrites packs.
     folding: Mutex<()>,
+    fresh: retain::Fresh,
+    public: public::Public,
+    sound: Arc<sound::Sound>,
+    /// How often something was found damaged when it was to be used.
+    alarms: AtomicU64,
     totals: Mutex<Option<Totals>>,
     building: send::Building,
     keys: Keys,
@@ -144,6 +159,11 @@ impl Store {
     pub fn clear_checked_out(&self) -> Result<()> {
         let _one = self.lock_references();
         refs::remove(&self.git, refs::CHECKOUT)
+    }
+
+    /// How often something was found damaged when it was to be used, and was not.
+    pub fn alarms(&self) -> u64 {
+        self.alarms.load(Relaxed)
     }
 
     /// The path of `git/`, for a stock git that reads it.

@@ -8,17 +8,18 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
 };
 
 use rustix::fs::{FlockOperation, flock, ioctl_ficlone};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Error, Result, Store,
+    Error, Part, Result, Store,
     chunks::{Cuts, Cutter},
     db::Type,
     durable, pack,
+    sound::Sound,
 };
 use crate::{
     model::{Content, ObjectId, Oid},
@@ -100,8 +101,19 @@ impl Store {
         let path = self.object_path(id);
         match File::open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            opened => opened.map(Some).map_err(Error::io("open", &path)),
+            opened => self.sound_or_none(id, opened.map_err(Error::io("open", &path))?),
         }
+    }
+
+    /// A damaged one is as good as none: it is put away, and comes back.
+    fn sound_or_none(&self, id: &ObjectId, file: File) -> Result<Option<File>> {
+        let path = self.object_path(id);
+        if self.sound.holds(id, &file).map_err(Error::io("read", &path))? {
+            return Ok(Some(file));
+        }
+        self.put_away(&Part::Object(*id))?;
+        self.alarms.fetch_add(1, Relaxed);
+        Ok(None)
     }
 
     /// Where an object lies, or would.
@@ -120,7 +132,10 @@ impl Store {
         let to = temporary.as_file_mut();
         let copied = copy(from, to).map_err(Error::io("copy an artifact to", &path));
         let (object, cuts) = copied?;
+        let pointer = pack::hash(Type::Blob, &Store::pointer(&object));
+        self.fresh.add_for(pointer, object.id);
         keep(&self.git, &path, &object.id)?;
+        self.sound.trust(object.id, temporary.as_file());
         self.keep_cuts(&object.id, &cuts)?;
         Ok(object)
     }
@@ -151,6 +166,7 @@ impl Store {
     /// # Errors
     /// [`Error::Busy`] when somebody else does; else when `spool/` cannot be written.
     pub fn object_writer(&self, id: ObjectId, size: u64) -> Result<ObjectWriter> {
+        self.fresh.add(id);
         let path = self.spool.join(format!("{id}{PARTIAL}"));
         let opened = OpenOptions::new().read(true).append(true).create(true).open(&path);
         let mut file = opened.map_err(Error::io("open", &path))?;
@@ -168,7 +184,18 @@ impl Store {
             (hasher, offset) = (Sha256::new(), 0);
         }
         let behind = WriteBehind { written: offset, begun: offset };
-        Ok(ObjectWriter { git: self.git.clone(), file, path, hasher, offset, behind, id, size })
+        let sound = Arc::clone(&self.sound);
+        Ok(ObjectWriter {
+            git: self.git.clone(),
+            file,
+            path,
+            hasher,
+            offset,
+            behind,
+            id,
+            size,
+            sound,
+        })
     }
 }
 
@@ -210,6 +237,7 @@ pub struct ObjectWriter {
     behind: WriteBehind,
     id: ObjectId,
     size: u64,
+    sound: Arc<Sound>,
 }
 
 impl ObjectWriter {
@@ -259,7 +287,9 @@ impl ObjectWriter {
         if found != self.id {
             return Err(self.refuse(&format!("its SHA-256 is {found}")));
         }
-        keep(&self.git, &self.path, &self.id)
+        keep(&self.git, &self.path, &self.id)?;
+        self.sound.trust(self.id, &self.file);
+        Ok(())
     }
 
     fn refuse(&self, why: &str) -> Error {

@@ -2,20 +2,31 @@
 //!
 //! The daemon's own lock proves that nobody else is here, so every lock and temporary file is stale.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{
+    fs, io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use super::{
     Error, Keys, Result, Store,
+    check::DAMAGED,
     db::Db,
     durable,
     log::Line,
     objects::{PARTIAL, object_path},
     pack::TEMPORARY,
+    public::Public,
     refs,
+    retain::Fresh,
     send::Building,
     send_delta::{ENDING as DELTA, sweep_cuts},
 };
-use crate::sys;
+use crate::{model::Oid, sys};
 
 /// No maintenance but ours, and nothing that depends on the machine.
 const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\
@@ -35,6 +46,32 @@ impl Store {
     /// # Errors
     /// When it cannot be read or written, or the head is damaged.
     pub fn open(dir: &Path) -> Result<Store> {
+        let (store, head) = Store::open_headless(dir)?;
+        if let Some(head) = head {
+            *store.line() = Line::new(Some(store.db.commit(head)?));
+        }
+        Ok(store)
+    }
+
+    /// As `open`, for a mirror: where the head cannot be read there is none, and it is fetched anew.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn open_mirror(dir: &Path) -> Result<Store> {
+        let (store, head) = Store::open_headless(dir)?;
+        match head.map(|head| store.db.commit(head)) {
+            None => {}
+            Some(Ok(head)) => *store.line() = Line::new(Some(head)),
+            Some(Err(Error::Missing { .. } | Error::Damaged { .. })) => {
+                store.alarms.fetch_add(1, Relaxed);
+            }
+            Some(Err(e)) => return Err(e),
+        }
+        Ok(store)
+    }
+
+    /// With no line yet, and the id of the head.
+    fn open_headless(dir: &Path) -> Result<(Store, Option<Oid>)> {
         let (git, spool) = (dir.join("git"), dir.join("spool"));
         for folder in FOLDERS {
             durable::make_folder(&dir.join(folder))?;
@@ -46,18 +83,23 @@ impl Store {
             }
         }
         let db = Db::open(&git.join("objects"))?;
-        let tip = refs::read(&git, refs::MAIN)?.map(|id| db.commit(id)).transpose()?;
-        Ok(Store {
+        let head = refs::read(&git, refs::MAIN)?;
+        let store = Store {
             git,
             spool,
             db,
-            line: Line::new(tip).into(),
+            line: Line::default().into(),
             publishing: ().into(),
             folding: ().into(),
+            fresh: Fresh::default(),
+            public: Public::default(),
+            sound: Arc::default(),
+            alarms: AtomicU64::new(0),
             totals: None.into(),
             building: Building::default(),
             keys: Keys::default(),
-        })
+        };
+        Ok((store, head))
     }
 }
 
@@ -78,8 +120,9 @@ fn sweep(dir: &Path) -> Result<()> {
     remove_where(&dir.join("spool"), |path| {
         let name = name_of(path);
         // Packs and deltas to send are made again.
-        name.starts_with(TEMPORARY)
-            || name.ends_with(PACK)
+        (name.starts_with(DAMAGED) && is_forgotten(path))
+            || name.starts_with(TEMPORARY)
+            || (name.ends_with(PACK) && !name.starts_with(DAMAGED))
             || name.ends_with(DELTA)
             || is_useless_part(&git, path)
     })?;
@@ -101,9 +144,13 @@ fn is_useless_part(git: &Path, path: &Path) -> bool {
     let Some(id) = name_of(path).strip_suffix(PARTIAL).and_then(|id| id.parse().ok()) else {
         return false;
     };
+    object_path(git, &id).exists() || is_forgotten(path)
+}
+
+fn is_forgotten(path: &Path) -> bool {
     let changed = path.metadata().and_then(|about| about.modified()).ok();
     let age = changed.and_then(|changed| sys::now().duration_since(changed).ok());
-    object_path(git, &id).exists() || age.is_some_and(|age| age > FORGOTTEN)
+    age.is_some_and(|age| age > FORGOTTEN)
 }
 
 /// Names that are not UTF-8 are not ours.

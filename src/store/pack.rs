@@ -305,6 +305,11 @@ fn complete(mut file: &File, count: [u8; 4]) -> io::Result<Oid> {
 }
 
 impl Pack {
+    /// How many objects it holds.
+    pub(super) fn count(&self) -> usize {
+        self.places.len()
+    }
+
     /// Its index, in a temporary file, unsynced.
     pub(super) fn write_index(&mut self, spool: &Path) -> Result<NamedTempFile> {
         write_temporary(spool, &index(&mut self.places, self.checksum))

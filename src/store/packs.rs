@@ -36,6 +36,38 @@ pub(super) struct StoredPack {
     count: usize,
 }
 
+/// All packs of a folder. They are read as they were when they were opened, even once folded away.
+pub(super) struct Stored(Vec<StoredPack>);
+
+impl Stored {
+    /// Opens the packs of a folder like `.git/objects/pack`.
+    pub(super) fn open(folder: &Path) -> Result<Stored> {
+        let mut packs = Vec::new();
+        for (path, _) in list(folder)? {
+            match StoredPack::open(&path) {
+                Ok(pack) => packs.push(pack),
+                // Folded away meanwhile, or damaged: its objects are looked for elsewhere.
+                Err(Error::Io { .. } | Error::Damaged { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Stored(packs))
+    }
+
+    /// An object, where it stands whole.
+    pub(super) fn whole(&self, id: Oid) -> Option<Raw> {
+        for pack in &self.0 {
+            if let Some(offset) = pack.find(id)
+                && let Ok(raw) = pack.read(id, offset)
+                && let Form::Whole(_) = raw.form
+            {
+                return Some(raw);
+            }
+        }
+        None
+    }
+}
+
 /// An object as it stands in a pack.
 pub(super) struct Raw {
     pub(super) form: Form,

@@ -162,9 +162,11 @@ impl Store {
             };
             if let Content::Object { id, size } = self.content(blob)?
                 && seen.insert(id)
-                && !self.object_path(&id).exists()
             {
-                missing.push((id, size));
+                self.fresh.add(id);
+                if !self.object_path(&id).exists() {
+                    missing.push((id, size));
+                }
             }
             Ok(())
         })?;
@@ -172,7 +174,7 @@ impl Store {
     }
 }
 
-fn blob_of(entry: &Entry) -> Option<Oid> {
+pub(super) fn blob_of(entry: &Entry) -> Option<Oid> {
     match entry.kind {
         Kind::File { blob, .. } | Kind::Symlink { blob } => Some(blob),
         Kind::Dir => None,

@@ -61,7 +61,7 @@ pub(super) fn same_head(commit: &Commit, want: &Head) -> Result<()> {
 }
 
 /// Faults in what came are not faults of this disk.
-fn refused(e: Error) -> Error {
+pub(super) fn refused(e: Error) -> Error {
     match e {
         Error::Damaged { .. } | Error::Missing { .. } => Error::Refused(e.to_string()),
         e => e,
@@ -69,9 +69,9 @@ fn refused(e: Error) -> Error {
 }
 
 /// Checks what came against what is here.
-struct Check<'a> {
-    old: &'a Db,
-    new: &'a Arrived,
+pub(super) struct Check<'a> {
+    pub(super) old: &'a Db,
+    pub(super) new: &'a Arrived,
 }
 
 impl Check<'_> {
@@ -95,12 +95,12 @@ impl Check<'_> {
         Ok(Some(want.commit).filter(|_| whole && count == 1))
     }
 
-    fn commit(&self, id: Oid) -> Result<Commit> {
+    pub(super) fn commit(&self, id: Oid) -> Result<Commit> {
         commit::parse(id, &self.read(Type::Commit, id)?)
     }
 
     /// Whether all that is new in a tree came with the pack; an error, if it is nowhere.
-    fn tree(&self, tree: Oid, parent: Option<Oid>) -> Result<bool> {
+    pub(super) fn tree(&self, tree: Oid, parent: Option<Oid>) -> Result<bool> {
         let read = |kind, id| self.read(kind, id);
         let mut whole = true;
         for (kind, id) in Delta::between(&read, parent, tree)?.new {

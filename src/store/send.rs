@@ -20,6 +20,7 @@ use super::{
     db::Type,
     diff::Delta,
     pack::{Pack, PackWriter},
+    packs::Stored,
 };
 use crate::model::Oid;
 
@@ -116,13 +117,21 @@ impl Store {
             return Ok(own);
         }
         let from = from.map_or("0".to_owned(), |from| from.to_string());
-        let name = format!("{from}..{}{ENDING}", want.id);
-        let path = self.spool.join(&name);
-        let _turn = self.building.turn(&name);
+        self.built_as(&format!("{from}..{}", want.id), || self.build(have.as_ref(), want))
+    }
+
+    /// The pack of that name in `spool/`; built if it is not there, by one at a time.
+    pub(super) fn built_as(
+        &self,
+        name: &str,
+        build: impl FnOnce() -> Result<Pack>,
+    ) -> Result<PackFile> {
+        let path = self.spool.join(format!("{name}{ENDING}"));
+        let _turn = self.building.turn(name);
         if let Some(built) = PackFile::at(path.clone())? {
             return Ok(built);
         }
-        let Pack { file, size, checksum, .. } = self.build(have.as_ref(), want)?;
+        let Pack { file, size, checksum, .. } = build()?;
         file.persist(&path).map_err(|e| Error::io("move in", &path)(e.error))?;
         self.building.packs.fetch_add(1, Relaxed);
         self.drop_oldest(&path)?;
@@ -144,18 +153,21 @@ impl Store {
     fn build(&self, have: Option<&Commit>, want: Commit) -> Result<Pack> {
         let mut pack = PackWriter::new(&self.spool);
         let have_seq = have.map_or(0, |have| have.head.seq);
+        let stored = Stored::open(&self.git.join("objects/pack"))?;
         let mut next = Some(want);
         while let Some(commit) = next.take().filter(|commit| commit.head.seq > have_seq) {
             let parent = commit.parent.map(|parent| self.commit(parent)).transpose()?;
-            self.add_commit(&mut pack, &commit, parent.as_ref())?;
+            self.add_commit(&mut pack, &stored, &commit, parent.as_ref())?;
             next = parent;
         }
         pack.finish()
     }
 
-    fn add_commit(
+    /// Adds what a commit has and its parent has not. What is deflated somewhere is copied as it is.
+    pub(super) fn add_commit(
         &self,
         pack: &mut PackWriter,
+        stored: &Stored,
         commit: &Commit,
         parent: Option<&Commit>,
     ) -> Result<()> {
@@ -163,12 +175,12 @@ impl Store {
         let read = |kind, id| self.db.read_often(kind, id);
         let delta = Delta::between(&read, parent.map(|parent| parent.tree), commit.tree)?;
         for (kind, id) in delta.new {
-            if !pack.contains(id) {
-                let bytes = match kind {
-                    Type::Blob => self.db.read(kind, id)?,
-                    _ => self.db.read_often(kind, id)?,
-                };
-                pack.add(kind, id, &bytes)?;
+            if pack.contains(id) {
+                continue;
+            }
+            match stored.whole(id) {
+                Some(raw) => pack.add_deflated(kind, id, raw.size, &raw.deflated)?,
+                None => pack.add(kind, id, &self.db.read(kind, id)?)?,
             }
         }
         Ok(())

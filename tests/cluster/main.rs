@@ -33,6 +33,7 @@ mod proxy;
 mod real_input;
 mod replication;
 mod stock_clients;
+mod store;
 mod transfer;
 mod trust;
 mod world;

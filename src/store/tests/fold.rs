@@ -25,7 +25,7 @@ fn many_versions(world: &World, count: usize) {
             put_file(draft, "page", &page);
         });
         if n % 3 == 0 {
-            world.store.fold().unwrap();
+            world.store.fold(&|| true).unwrap();
         }
     }
 }
@@ -55,12 +55,12 @@ fn folding_keeps_every_byte_and_saves_most_of_them() {
     let before = everything(&world);
     let whole = world.store.pack(None, world.head().commit).unwrap();
     let whole = fs::read(whole.path).unwrap();
-    let folded = world.store.fold_all().unwrap().unwrap();
+    let folded = world.store.fold_all(&|| true).unwrap().unwrap();
     assert_eq!(packs(&world), 1);
     assert!(folded.after * 4 < whole.len() as u64, "{folded:?} of {}", whole.len());
     assert_eq!(everything(&world), before);
     assert_eq!(world.git(&["fsck", "--full", "--strict"]), "");
-    let again = world.store.fold_all().unwrap().unwrap();
+    let again = world.store.fold_all(&|| true).unwrap().unwrap();
     assert_eq!((again.after, again.objects), (folded.after, folded.objects));
     assert_eq!(world.git(&["fsck", "--full", "--strict"]), "");
 
@@ -87,7 +87,7 @@ fn a_damaged_pack_is_not_folded_and_nothing_is_lost() {
     fs::write(&path, &bytes).unwrap();
     let before = world.files();
     let reopened = Store::open(world.dir.path()).unwrap();
-    assert_eq!(reopened.fold_all().unwrap_err().class(), Class::Corrupt);
+    assert_eq!(reopened.fold_all(&|| true).unwrap_err().class(), Class::Corrupt);
     assert_eq!(world.files(), before);
 }
 
@@ -105,7 +105,7 @@ fn readers_go_on_while_packs_are_folded() {
             }
         });
         for _ in 0..10 {
-            world.store.fold_all().unwrap();
+            world.store.fold_all(&|| true).unwrap();
         }
         reading.join().unwrap();
     });

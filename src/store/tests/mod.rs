@@ -4,6 +4,7 @@ mod against_model;
 mod fold;
 mod objects;
 mod transfer;
+mod upkeep;
 
 use std::{path::Path, process::Command};
 
