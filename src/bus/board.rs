@@ -452,6 +452,22 @@ pub struct DeletionsHeld {
 /// Where the answer to a request goes: done, or why not. Dropped: the stage is ending.
 pub type Answer = oneshot::Sender<Result<(), String>>;
 
+/// Why an object did not come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfetched {
+    /// The upstream has given it up.
+    Gone(String),
+    /// It may come another time.
+    Later(String),
+}
+
+impl Unfetched {
+    /// It may come another time; why not now.
+    pub fn later(why: &str) -> Self {
+        Unfetched::Later(why.to_owned())
+    }
+}
+
 /// What the edge may ask of the stage that owns a feed.
 #[derive(Debug)]
 pub enum Request {
@@ -471,6 +487,17 @@ pub enum Request {
         objects: Vec<(ObjectId, u64)>,
         /// Where the answer goes.
         answer: Answer,
+    },
+    /// A region: bring one object of a published version from the upstream.
+    Object {
+        /// Which.
+        id: ObjectId,
+        /// Its bytes.
+        size: u64,
+        /// The version that was asked for, where it was a file of one.
+        commit: Option<Oid>,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<(), Unfetched>>,
     },
     /// The primary: gather changes and publish none.
     Hold {
@@ -573,6 +600,10 @@ impl Request {
     pub fn refuse(self, why: &str) {
         let answer = match self {
             Request::Report(_) => return,
+            Request::Object { answer, .. } => {
+                let _ = answer.send(Err(Unfetched::later(why)));
+                return;
+            }
             Request::Sync(answer)
             | Request::Fetch(_, answer)
             | Request::Repair { answer, .. }

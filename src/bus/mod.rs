@@ -16,6 +16,7 @@ pub mod roster;
 
 pub use board::{
     Approval, Board, Decision, DeletionsHeld, Desk, Held, Mailbox, Request, State, TurnedAway,
+    Unfetched,
 };
 pub use care::{Care, Chores, FsckReport, GcReport};
 pub use fleet::Verdict;

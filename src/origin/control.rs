@@ -54,7 +54,10 @@ impl Session<'_, '_> {
                 self.syncs.push(answer);
             }
             Request::Sync(answer) => reply(answer, Err("too many wait for a scan".to_owned())),
-            other @ (Request::Fetch(..) | Request::Repair { .. } | Request::Report(_)) => {
+            other @ (Request::Fetch(..)
+            | Request::Object { .. }
+            | Request::Repair { .. }
+            | Request::Report(_)) => {
                 other.refuse("this node owns the feed and has every commit");
             }
             Request::Hold { by, answer } => {

@@ -160,6 +160,11 @@ impl Gate {
         self.candidate.is_some() && self.running
     }
 
+    /// Whether a commit is made and not published yet.
+    pub(super) fn holds_commit(&self) -> bool {
+        self.candidate.is_some()
+    }
+
     fn is_resting(&self) -> bool {
         self.candidate.is_some() && !self.running
     }

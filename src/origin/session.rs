@@ -280,12 +280,21 @@ impl<'a, 'scope> Session<'a, 'scope> {
                 continue;
             }
             self.report(now);
+            self.let_go();
             // Whoever is answered finds the state as it is.
             self.answer_syncs();
             let wait = self.deadline(now).saturating_duration_since(Instant::now());
             if let Ok(input) = self.origin.inputs.recv_timeout(wait) {
                 self.take(input);
             }
+        }
+    }
+
+    /// What was read into the store and waits in no batch need not be kept for one.
+    fn let_go(&self) {
+        let gathers = !self.stage.is_empty() || self.gate.holds_commit();
+        if !gathers && !self.settle.is_looking() {
+            self.setup.store.nothing_gathered();
         }
     }
 

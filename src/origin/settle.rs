@@ -257,6 +257,11 @@ impl Settle {
             || self.queue.last().is_some_and(|(lane, ..)| *lane == Lane::Scan)
     }
 
+    /// Whether a path is being looked at.
+    pub(super) fn is_looking(&self) -> bool {
+        self.looking != [0; 2]
+    }
+
     /// How many paths are to be looked at, now or by the clock.
     pub(super) fn active(&self) -> usize {
         self.queue.len() + self.timers.len() + self.looking.iter().sum::<usize>()

@@ -21,6 +21,7 @@ mod known;
 mod lane;
 mod meter;
 mod objects;
+mod on_demand;
 mod partial;
 mod record;
 mod repair;

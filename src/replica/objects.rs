@@ -55,6 +55,18 @@ impl Fetcher {
     }
 }
 
+impl Fetcher {
+    /// Brings one object, by no delta.
+    pub(super) async fn fetch_whole(
+        &self,
+        upstream: &Upstream,
+        meter: &Meter<'_>,
+        object: Lacking,
+    ) -> Result<(), Error> {
+        Job { fetcher: self, upstream, meter, object }.run().await
+    }
+}
+
 /// Removes what was begun and is no longer wanted.
 fn sweep(store: &Store, wanted: &[Lacking]) -> Result<(), Error> {
     let delta = |object: &Lacking| Some(partial::file_of(&delta_of(object.id, object.base?)));

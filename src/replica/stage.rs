@@ -29,6 +29,7 @@ use super::{
     follow::{Follow, Options},
     lane::{Lane, Worker},
     meter::Shown,
+    on_demand::OnDemand,
     record::{Recorder, Work},
     reports::Reports,
     subset::Noted,
@@ -36,7 +37,7 @@ use super::{
 };
 use crate::{
     bus::{
-        Desk, Held, Request,
+        Desk, Held, Request, Unfetched,
         frame::{FromFollower, Hello, Pulse, Standing},
     },
     ledger::{self, Kind, Ledger, MAX_NAMES, NewRun},
@@ -92,6 +93,8 @@ enum Ended {
     Checkout(Head, Result<Done, Error>),
     Checked(Result<Findings, Error>),
     Recorded,
+    /// One object that someone waits for.
+    Object(ObjectId, Result<(), Unfetched>),
     /// Whether a commit is here that someone waits for; with the number of looks so far.
     Look(Oid, Answer, u32, Result<bool, Error>),
 }
@@ -119,6 +122,8 @@ struct Stage {
     /// Who asked before the question under way was put, and gets its answer.
     asked: Vec<Answer>,
     waiting: Vec<(Oid, Answer)>,
+    /// Objects that downloads wait for.
+    on_demand: OnDemand,
     /// Ends a hook that is being asked.
     stopping: Arc<AtomicBool>,
     /// Looks for what others change; none where there is nothing to be changed.
@@ -203,6 +208,7 @@ impl Stage {
             askers: Vec::new(),
             asked: Vec::new(),
             waiting: Vec::new(),
+            on_demand: OnDemand::default(),
             stopping,
             watch,
             checking: false,
@@ -551,6 +557,10 @@ impl Stage {
                 self.failed(Kind::Checkout, self.checkout_began, error.to_string());
                 self.feed(Event::CheckoutFailed { reason: error.to_string() });
             }
+            Ended::Object(id, result) => {
+                self.on_demand.ended(id, &result);
+                self.bring_objects();
+            }
             Ended::Look(commit, answer, looks, found) => {
                 self.take_look(commit, answer, looks, found)?;
             }
@@ -631,6 +641,15 @@ impl Stage {
                 self.feed(Event::SyncRequested);
             }
             Request::Fetch(commit, answer) => self.look(commit, answer, 0),
+            Request::Object { id, size, commit, answer } => {
+                let head = self.follow.summary().fetched.map(|head| head.commit);
+                if commit.is_some() && commit == head && self.fetcher.part.is_all() {
+                    // What came with the head was here.
+                    self.desk.store.alarm();
+                }
+                self.on_demand.ask((id, size), answer);
+                self.bring_objects();
+            }
             Request::Repair { history, objects, answer } => self.repair(history, objects, answer),
             Request::Report(ack) => self.carry_out(Effect::Report(ack)),
             other => other.refuse("this node mirrors the feed: ask its primary"),
@@ -653,6 +672,23 @@ impl Stage {
             let _ = answer.send(repaired.map_err(|error| error.to_string())); // it waits no longer: fine
             Ended::Talk
         });
+    }
+
+    /// Begins to fetch what downloads wait for.
+    fn bring_objects(&mut self) {
+        while let Some(wanted) = self.on_demand.begin() {
+            let summary = self.follow.summary();
+            let (upstream, head) = (self.upstreams.get(summary.upstream), summary.fetched);
+            let (Some(upstream), Some(head)) = (upstream.cloned(), head) else {
+                let none = Unfetched::later("there is no upstream");
+                self.on_demand.ended(wanted.0, &Err(none));
+                continue;
+            };
+            let fetcher = self.fetcher.clone();
+            self.tasks.spawn(async move {
+                Ended::Object(wanted.0, fetcher.fetch_object(&upstream, head, wanted).await)
+            });
+        }
     }
 
     /// Looks whether a commit is here.

@@ -31,7 +31,7 @@ use super::{
     target,
 };
 use crate::{
-    bus::{Desk, Request as Ask, Site},
+    bus::{Desk, Request as Ask, Site, Unfetched},
     model::{ObjectId, Oid, Receiver, RegionName, RelPath, Traffic},
     store::Store,
 };
@@ -277,6 +277,10 @@ fn describe(file: &Document, headers: &mut HeaderMap) {
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
 }
 
+fn gone(commit: Oid) -> Fault {
+    Fault::gone("not_kept", format!("the content of version {commit} {GIVEN_UP}"))
+}
+
 impl Edge {
     /// What lies at a place of a published commit, and keeps it.
     pub(super) async fn look_up(
@@ -312,33 +316,62 @@ impl Edge {
                 Ok(self.memory_body(part, place, to))
             }
             Body::Object(id) => {
-                let opened = self.open_object(feed, file.commit, *id).await?;
+                let opened = self.open_object(feed, file.commit, (*id, file.size)).await?;
                 Ok(AxumBody::new(place.with(self.file_body(opened, bytes, to))))
             }
         }
     }
 
-    /// Opens an object's file; a region that does not have it yet fetches its version first.
-    async fn open_object(&self, feed: &Feed, commit: Oid, id: ObjectId) -> Result<File, Fault> {
+    /// Opens an object's file; a region that passed its version over fetches the object first.
+    async fn open_object(
+        &self,
+        feed: &Feed,
+        commit: Oid,
+        (id, size): (ObjectId, u64),
+    ) -> Result<File, Fault> {
         let open = || self.store(feed, move |store| store.open_object(&id));
         if let Some(file) = open().await? {
             return Ok(file);
         }
-        if !feed.is_primary() {
-            fetch(&feed.desk, commit).await?;
-        }
+        let brought = self.bring(feed, (id, size), Some(commit)).await;
         if let Some(file) = open().await? {
             return Ok(file);
         }
-        let why = move |store: &Store| store.is_given_up(commit, &id);
-        if self.store(feed, why).await? {
-            let at = if feed.is_primary() { "" } else { "; its upstream may still have it" };
-            return Err(Fault::gone(
-                "not_kept",
-                format!("the content of version {commit} {GIVEN_UP}{at}"),
-            ));
+        if brought.as_ref().is_err_and(Fault::is_gone) {
+            return Err(gone(commit));
         }
-        Err(Fault::unavailable("the content of this file is not here yet, or is being repaired", 5))
+        let why = move |store: &Store| store.is_given_up(commit, &id);
+        if feed.is_primary() && self.store(feed, why).await? {
+            return Err(gone(commit));
+        }
+        brought?;
+        Err(Fault::unavailable("the content of this file is being repaired", 5))
+    }
+
+    /// At a region: has an object brought that a published version refers to, and waits for it.
+    pub(super) async fn bring(
+        &self,
+        feed: &Feed,
+        (id, size): (ObjectId, u64),
+        commit: Option<Oid>,
+    ) -> Result<(), Fault> {
+        if feed.is_primary() {
+            return Ok(());
+        }
+        let (answer, brought) = oneshot::channel();
+        if !feed.desk.ask(Ask::Object { id, size, commit, answer }) {
+            let message = "this content is not here, and too much is being fetched";
+            return Err(Fault::unavailable(message, 5));
+        }
+        match tokio::time::timeout(FETCH_TIMEOUT, brought).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(Unfetched::Gone(why)))) => Err(Fault::gone("not_kept", why)),
+            Ok(Ok(Err(Unfetched::Later(why)))) => {
+                Err(Fault::unavailable(format!("this content cannot be fetched now: {why}"), 5))
+            }
+            Ok(Err(_)) => Err(Fault::unavailable("this node is shutting down", 5)),
+            Err(_) => Err(Fault::unavailable("this content is still being fetched", 10)),
+        }
     }
 
     fn memory_body(&self, bytes: Bytes, place: Place, to: Receiver) -> AxumBody {

@@ -64,6 +64,11 @@ impl Fault {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
+    /// Whether it was there and is no more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.status == StatusCode::GONE
+    }
+
     /// It was there, and nobody may have it any more.
     pub(super) fn gone(code: &'static str, message: impl Into<String>) -> Self {
         Fault { status: StatusCode::GONE, ..Fault::not_found(code, message) }

@@ -54,9 +54,7 @@ pub(super) async fn batch(State(edge): State<Arc<Edge>>, request: Request) -> Re
 pub(super) async fn object(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     let feed = Arc::clone(git::repository(&edge, &parts.uri)?);
     let id = objects::named(parts.uri.path().rsplit('/').next().unwrap_or_default())?;
-    let found = edge.blocking.run(move || objects::open(&feed, &id)).await?;
-    let missing = || Fault::not_found("no_such_object", format!("object {id} is not here"));
-    let sending = found.ok_or_else(missing)?;
+    let sending = objects::open_or_bring(&edge, &feed, id).await?;
     let place = edge.gate.enter().await?;
     let answer = packs::send(&edge, &parts, sending, Traffic::Downloads)?;
     Ok(answer.map(|body| Body::new(place.with(body))))
@@ -106,13 +104,16 @@ impl Wanted {
         let Ok(id) = oid.parse::<ObjectId>() else {
             return Ok(self.refuse(422, "the name is not that of an object: 64 hex digits"));
         };
-        Ok(match objects::open(feed, &id)? {
-            None if feed.desk.store.was_removed(&id)? => {
+        let store = &feed.desk.store;
+        // A region has it brought when it is asked for.
+        let is_to_be_had = !feed.is_primary() || store.has_object(&id);
+        Ok(match store.public_size(&id)?.filter(|_| is_to_be_had) {
+            None if store.was_removed(&id)? => {
                 self.refuse(410, &format!("the object {}", objects::GIVEN_UP))
             }
             None => self.refuse(404, "no published commit here refers to this object"),
-            Some(found) if found.size != *size => {
-                self.refuse(422, &format!("the object has {} bytes", found.size))
+            Some(found) if found != *size => {
+                self.refuse(422, &format!("the object has {found} bytes"))
             }
             Some(_) => json!({
                 "oid": oid, "size": size, "authenticated": true,

@@ -24,11 +24,30 @@ use crate::{
 pub(super) async fn get(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     let (feed, tail) = edge.below(&parts.uri)?;
     let id = named(tail)?;
-    let kept = Arc::clone(feed);
-    match edge.blocking.run(move || open(&kept, &id)).await? {
-        Some(sending) => packs::send(&edge, &parts, sending, Traffic::Replication),
-        None => Err(absent(&edge, feed, id).await),
+    let sending = open_or_bring(&edge, feed, id).await?;
+    packs::send(&edge, &parts, sending, Traffic::Replication)
+}
+
+/// Opens an object; a region that passed its version over has it brought first.
+pub(super) async fn open_or_bring(
+    edge: &Edge,
+    feed: &Arc<Feed>,
+    id: ObjectId,
+) -> Result<Sending, Fault> {
+    let open = || {
+        let kept = Arc::clone(feed);
+        edge.blocking.run(move || open(&kept, &id))
+    };
+    if let Some(sending) = open().await? {
+        return Ok(sending);
     }
+    if let Some(size) = edge.store(feed, move |store| store.public_size(&id)).await? {
+        edge.bring(feed, (id, size), None).await?;
+        if let Some(sending) = open().await? {
+            return Ok(sending);
+        }
+    }
+    Err(absent(edge, feed, id).await)
 }
 
 /// Why an object is not here.

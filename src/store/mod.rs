@@ -161,6 +161,11 @@ impl Store {
         refs::remove(&self.git, refs::CHECKOUT)
     }
 
+    /// Something that was here is not.
+    pub fn alarm(&self) {
+        self.alarms.fetch_add(1, Relaxed);
+    }
+
     /// How often something was found damaged when it was to be used, and was not.
     pub fn alarms(&self) -> u64 {
         self.alarms.load(Relaxed)

@@ -116,6 +116,11 @@ impl Store {
         Ok(None)
     }
 
+    /// Whether an object is here. Its bytes are not looked at.
+    pub fn has_object(&self, id: &ObjectId) -> bool {
+        self.object_path(id).exists()
+    }
+
     /// Where an object lies, or would.
     pub(super) fn object_path(&self, id: &ObjectId) -> PathBuf {
         object_path(&self.git, id)

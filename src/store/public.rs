@@ -4,7 +4,7 @@
 //! never beyond those whose content was given up. What is known is kept up as the head moves.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{Mutex, PoisonError},
 };
 
@@ -17,7 +17,8 @@ pub(super) struct Public(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    objects: HashSet<ObjectId>,
+    /// With their sizes.
+    objects: HashMap<ObjectId, u64>,
     /// The newest version that was read.
     head: Option<Oid>,
     /// The oldest one.
@@ -30,13 +31,22 @@ impl Store {
     /// # Errors
     /// When the history cannot be read.
     pub fn is_public(&self, id: &ObjectId) -> Result<bool> {
+        self.public_size(id).map(|size| size.is_some())
+    }
+
+    /// The size of an object that a published version refers to whose content is kept; it need not
+    /// be here. What nobody refers to costs one reading of the history, for all such questions.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn public_size(&self, id: &ObjectId) -> Result<Option<u64>> {
         let mut known = self.public.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.objects.contains(id) {
-            return Ok(true);
+        if let Some(size) = known.objects.get(id) {
+            return Ok(Some(*size));
         }
         self.read_forward(&mut known)?;
-        if known.objects.contains(id) || !self.object_path(id).exists() {
-            return Ok(known.objects.contains(id));
+        if let Some(size) = known.objects.get(id) {
+            return Ok(Some(*size));
         }
         let until = self.given_up_to().map_or(0, |commit| commit.head.seq);
         while let Some(newer) = known.oldest.take() {
@@ -46,11 +56,11 @@ impl Store {
             };
             self.objects_gone(older.id, newer.id, &mut known.objects)?;
             known.oldest = Some(older);
-            if known.objects.contains(id) {
-                return Ok(true);
+            if let Some(size) = known.objects.get(id) {
+                return Ok(Some(*size));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Reads what came since.

@@ -94,6 +94,13 @@ impl Fresh {
         }
     }
 
+    /// This one has come, or will not come now.
+    fn settle(&self, id: &ObjectId) {
+        if let Some(arrival) = self.lock().objects.get_mut(id) {
+            arrival.seq.get_or_insert(0);
+        }
+    }
+
     /// Forgets what came for versions up to `seq`, and what nobody published in a long time. What
     /// was stored from a folder may be held there for ever, and published without being read again.
     fn forget(&self, seq: u64) {
@@ -120,8 +127,8 @@ impl Arrival {
 /// The objects that kept versions refer to, and those that only given up ones do.
 #[derive(Default)]
 struct Uses {
-    kept: HashSet<ObjectId>,
-    given_up: HashSet<ObjectId>,
+    kept: HashMap<ObjectId, u64>,
+    given_up: HashMap<ObjectId, u64>,
     versions: u64,
     /// The newest version below which nothing is kept, not even for a pin.
     newest_out: Option<Oid>,
@@ -141,7 +148,8 @@ impl Store {
         let mut collected = Collected { versions: uses.versions, ..Collected::default() };
         let mut doomed = Vec::new();
         for (id, path, size) in self.stored_objects()? {
-            if !uses.kept.contains(&id) && (uses.given_up.contains(&id) || is_stray(&path)) {
+            if !uses.kept.contains_key(&id) && (uses.given_up.contains_key(&id) || is_stray(&path))
+            {
                 doomed.push((id, path, size));
             } else {
                 collected.kept += 1;
@@ -199,6 +207,22 @@ impl Store {
             .map_err(Error::io("open", &path))?;
         let written = file.write_all(lines.as_bytes()).and_then(|()| file.sync_all());
         written.map_err(Error::io("write", &path))
+    }
+
+    /// Nothing that was stored from a folder waits to be published.
+    pub fn nothing_gathered(&self) {
+        let Arriving { objects, pointers } = &mut *self.fresh.lock();
+        for (_, id) in pointers.drain() {
+            if let Some(arrival) = objects.get_mut(&id) {
+                arrival.seq.get_or_insert(0);
+            }
+        }
+    }
+
+    /// An object that was fetched for itself is on its way no longer: whether it stays is for
+    /// retention to say.
+    pub fn settled(&self, id: &ObjectId) {
+        self.fresh.settle(id);
     }
 
     /// Whether retention removed an object that is not here.
@@ -306,7 +330,7 @@ impl Store {
         &self,
         from: Option<Oid>,
         to: Oid,
-        into: &mut HashSet<ObjectId>,
+        into: &mut HashMap<ObjectId, u64>,
     ) -> Result<()> {
         self.differences(from, to, &mut |change| {
             into.extend(self.object(change.after.as_ref())?);
@@ -319,7 +343,7 @@ impl Store {
         &self,
         from: Oid,
         to: Oid,
-        into: &mut HashSet<ObjectId>,
+        into: &mut HashMap<ObjectId, u64>,
     ) -> Result<()> {
         self.differences(Some(from), to, &mut |change| {
             into.extend(self.object(change.before.as_ref())?);
@@ -327,10 +351,10 @@ impl Store {
         })
     }
 
-    fn object(&self, entry: Option<&Entry>) -> Result<Option<ObjectId>> {
+    fn object(&self, entry: Option<&Entry>) -> Result<Option<(ObjectId, u64)>> {
         let Some(Entry { kind: Kind::File { blob, .. }, .. }) = entry else { return Ok(None) };
         Ok(match self.content(*blob)? {
-            Content::Object { id, .. } => Some(id),
+            Content::Object { id, size } => Some((id, size)),
             Content::Blob(_) => None,
         })
     }

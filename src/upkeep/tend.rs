@@ -97,14 +97,15 @@ impl Tended {
         going: Going<'_>,
     ) -> store::Result<()> {
         let head = self.feed.desk.store.head()?;
+        // First, since nothing is collected from a history that cannot be read.
+        if chores.fsck != self.chores.fsck {
+            self.check_everything(going)?;
+        }
         let asked = scheduled || chores.gc != self.chores.gc;
         if asked || (head != self.collected && now >= self.collect_from) {
             self.collect(head, going)?;
         }
         let alarms = self.feed.desk.store.alarms();
-        if chores.fsck != self.chores.fsck {
-            return self.check_everything(going);
-        }
         if alarms != self.alarms || self.repair_from.is_some_and(|at| at <= now) {
             let new = alarms - std::mem::replace(&mut self.alarms, alarms);
             self.feed.desk.care.send_modify(|care| care.found += new);
@@ -211,10 +212,13 @@ impl Tended {
         }
         let mut found = self.check_history(going)?;
         found.damaged = damaged;
-        let count = found.count() as u64;
+        // What was put away when it was to be used may be missing still, or be back already.
+        let alarms = store.alarms();
+        let alarmed = alarms - std::mem::replace(&mut self.alarms, alarms);
+        let missing = (found.objects.len() as u64).saturating_sub(alarmed);
+        let count = (found.damaged.len() + found.history.len()) as u64 + missing + alarmed;
         self.feed.desk.care.send_modify(|care| care.found += count);
         let lines = describe(&found);
-        self.alarms = store.alarms();
         let broken = self.put_away_and_mend(&found, going)?;
         let differing = self.compare_checkout(going)?;
         let at = sys::now();

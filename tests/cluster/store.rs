@@ -283,6 +283,39 @@ fn a_primary_gets_back_files_from_its_folder() {
 }
 
 #[test]
+fn a_version_that_a_region_passed_over_is_fetched_when_it_is_asked_for() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    let mut eu = world.region("eu", &hub);
+    publish(&hub, || fs::write(hub.dir.join("app.bin"), noise(1, 900_000)).unwrap());
+    wait_equal(&hub.dir, &[&eu.dir]);
+    eu.stop();
+    let passed_over: Vec<String> = (2..6)
+        .map(|n| publish(&hub, || fs::write(hub.dir.join("app.bin"), noise(n, 900_000)).unwrap()))
+        .collect();
+    eu.start();
+    wait_equal(&hub.dir, &[&eu.dir]);
+    // The relay has neither: it asks its own upstream.
+    let relay = world.region("relay", &eu);
+    wait_equal(&hub.dir, &[&relay.dir]);
+    assert_eq!((objects(&eu).len(), objects(&relay).len()), (2, 1));
+    for node in [&relay, &eu] {
+        for (n, commit) in (2..).zip(&passed_over) {
+            let url = format!("{}/v1/feeds/default/at/{commit}/app.bin", node.url());
+            let asked: Vec<_> = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..4).map(|_| scope.spawn(|| curl(&["-f", &url]))).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            for got in asked {
+                assert!(got.status.success(), "{}: {got:?}", node.name);
+                assert!(got.stdout == noise(n, 900_000), "{}: version {n}", node.name);
+            }
+        }
+    }
+    assert_eq!((objects(&eu).len(), objects(&relay).len()), (5, 4));
+}
+
+#[test]
 fn many_commits_leave_few_packs_and_stock_git_is_content() {
     let full = std::env::var_os("DEPSYNC_FULL").is_some();
     let count = if full { 2_000 } else { 60 };
