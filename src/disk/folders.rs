@@ -102,6 +102,14 @@ impl<'a> Folders<'a> {
         self.wrappers.iter()
     }
 
+    /// Where the new folders are being built.
+    pub(super) fn staged(&self) -> impl Iterator<Item = &RelPath> {
+        self.places.values().filter_map(|folder| match folder {
+            Folder::Staged(at, _) => Some(at),
+            Folder::There | Folder::Failed => None,
+        })
+    }
+
     /// Remembers the file system of a folder, to be synced.
     pub(super) fn note_file_system(&mut self, folder: BorrowedFd<'_>) -> io::Result<()> {
         let device = rustix::fs::fstat(folder)?.st_dev;

@@ -15,6 +15,7 @@ mod releases;
 mod root;
 mod stage;
 mod sweep;
+mod together;
 mod tree;
 mod upload;
 mod watch;
@@ -156,6 +157,9 @@ pub struct Placing<'a> {
     pub from: Option<Oid>,
     /// The commit that is put in place, for the journal.
     pub to: Oid,
+    /// A file of the caller's that is to be durable before the first rename, too: synced together
+    /// with what is staged, it costs no wait of its own.
+    pub along: Option<&'a File>,
     /// The difference, in path order.
     pub changes: &'a [Change],
     /// Which metadata the feed keeps.

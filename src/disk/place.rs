@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
@@ -21,15 +22,13 @@ use super::{
     metadata,
     root::remove_at,
     stage::{New, Op, Pulse, Stage, discard},
+    together::{self, FEW},
     tree::{self, At},
 };
 use crate::{
     model::{Entry, RelPath},
     sys,
 };
-
-/// Up to how many folders are synced one by one; more: the whole file system at once.
-const FEW_FOLDERS: usize = 16;
 
 /// How often a path that changes under our hands is looked at anew.
 const ATTEMPTS: u32 = 3;
@@ -56,9 +55,8 @@ pub fn place(p: &Placing<'_>) -> Result<Placed> {
 pub(super) fn build(p: &Placing<'_>) -> Result<Placed> {
     let mut go_on = || Ok(());
     let mut work = Work::new(p, &mut go_on)?;
-    let done = work
-        .stage(|_| Ok(()))
-        .and_then(|ops| work.commit(ops).map_err(Error::io("fill", p.root.path())));
+    let done =
+        work.stage().and_then(|ops| work.commit(ops).map_err(Error::io("fill", p.root.path())));
     work.clear();
     done.map(|()| work.placed)
 }
@@ -72,8 +70,10 @@ struct Work<'a> {
     temporaries: Vec<RelPath>,
     /// Folders in which a name has changed.
     touched: BTreeSet<RelPath>,
-    /// Whether metadata was set on a file that was there: nothing but a sync of all makes it durable.
-    touched_files: bool,
+    /// What was written, while it is little.
+    written: Vec<File>,
+    /// What was there and got other metadata: a few, or one more, which are too many.
+    touched_files: Vec<OwnedFd>,
     /// By path, so that what lies below a folder stands together.
     deletions: BTreeMap<&'a [u8], (&'a RelPath, &'a Entry)>,
     /// The folder that was used last, since neighbours follow each other.
@@ -93,7 +93,8 @@ impl<'a> Work<'a> {
             placed: Placed::default(),
             temporaries: Vec::new(),
             touched: BTreeSet::new(),
-            touched_files: false,
+            written: Vec::new(),
+            touched_files: Vec::new(),
             deletions: deletions.map(|old| (old.0.as_bytes(), old)).collect(),
             open: None,
         })
@@ -101,34 +102,42 @@ impl<'a> Work<'a> {
 
     fn run(&mut self) -> Result<()> {
         let root = self.p.root.path();
-        let ops = self.stage(Stage::sync)?;
+        let ops = self.stage()?;
         if ops.is_empty() {
+            let along: Vec<_> = self.p.along.iter().map(|file| file.as_fd()).collect();
+            together::sync(&along).map_err(Error::io("sync", root))?;
             return journal::remove(self.p.journal)
                 .map_err(Error::io("remove the journal", self.p.journal));
         }
         let paths = self.p.changes.iter().map(|change| &change.path).filter(|path| !path.is_root());
-        journal::write(self.p.journal, self.p.from, self.p.to, paths)
+        let journal = journal::write(self.p.journal, self.p.from, self.p.to, paths)
             .map_err(Error::io("write the journal", self.p.journal))?;
+        self.sync_staged(journal).map_err(Error::io("sync", root))?;
         self.commit(ops).map_err(Error::io("change", root))?;
         self.sync_touched().map_err(Error::io("sync", root))?;
         journal::remove(self.p.journal).map_err(Error::io("remove the journal", self.p.journal))
     }
 
-    /// Writes all that is new and makes it durable by `sync`; answers what is to be done then, in
-    /// order.
-    fn stage(&mut self, sync: fn(&Stage<'a>) -> io::Result<()>) -> Result<Vec<Op<'a>>> {
+    /// Writes all that is new; answers what is to be done once that is durable, in order.
+    fn stage(&mut self) -> Result<Vec<Op<'a>>> {
         let staged = self.stage.fill(self.pulse);
-        let failed = Error::io("sync", self.p.root.path());
-        let staged = staged.and_then(|()| sync(&self.stage).map_err(failed));
         let batch = std::mem::take(&mut self.stage.batch);
         self.placed.faults = batch.faults;
         self.placed.notes = batch.notes;
         self.temporaries = batch.temporaries;
+        self.written = batch.files;
         staged?;
         let mut ops = batch.ops;
         ops.extend(self.deletions.values().map(|(path, before)| Op::Delete { path, before }));
         ops.sort_by(|a, b| (rank(a), order(a)).cmp(&(rank(b), order(b))));
         Ok(ops)
+    }
+
+    /// One wait for all that must be durable before the first rename.
+    fn sync_staged(&mut self, journal: File) -> io::Result<()> {
+        let name = journal::folder(self.p.journal)?;
+        let with: Vec<&File> = [&journal, &name].into_iter().chain(self.p.along).collect();
+        self.stage.sync(&std::mem::take(&mut self.written), &with)
     }
 
     fn commit(&mut self, ops: Vec<Op<'a>>) -> io::Result<()> {
@@ -155,18 +164,20 @@ impl<'a> Work<'a> {
     }
 
     fn sync_touched(&self) -> io::Result<()> {
-        if self.touched_files || self.touched.len() > FEW_FOLDERS {
+        if self.touched.len() + self.touched_files.len() > FEW {
             return self.stage.folders.sync_file_systems();
         }
+        let mut folders = Vec::new();
         for folder in &self.touched {
             match self.p.root.folder(folder) {
-                Ok(folder) => rustix::fs::fsync(folder)?,
+                Ok(folder) => folders.push(folder),
                 // Removed since: the folder above it is in the list.
                 Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        let all = folders.iter().chain(&self.touched_files).map(AsFd::as_fd);
+        together::sync(&all.collect::<Vec<_>>())
     }
 
     fn folder(&mut self, path: &RelPath) -> io::Result<Rc<OwnedFd>> {
@@ -355,10 +366,13 @@ impl<'a> Work<'a> {
             metadata::apply_to_link(At { folder: folder.as_fd(), name: path.name() }, entry, keep)
         } else {
             let fd = self.p.root.open_path(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-            metadata::apply(fd.as_fd(), entry, keep)?
+            let note = metadata::apply(fd.as_fd(), entry, keep)?;
+            if self.touched_files.len() <= FEW {
+                self.touched_files.push(fd);
+            }
+            note
         };
         self.placed.notes.extend(note.map(|note| (path.clone(), note)));
-        self.touched_files = true;
         Ok(true)
     }
 

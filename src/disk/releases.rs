@@ -180,6 +180,7 @@ impl Releases {
             aside: nowhere,
             from: None,
             to: b.to,
+            along: None,
             changes: &rest,
             keep: b.keep,
             source: b.source,

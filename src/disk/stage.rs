@@ -21,6 +21,7 @@ use super::{
     judge::{self, Seen, Verdict},
     metadata,
     root::remove_at,
+    together::{self, FEW},
     tree::At,
 };
 use crate::{
@@ -68,6 +69,8 @@ pub(super) struct Batch<'a> {
     pub temporaries: Vec<RelPath>,
     /// What lies within each topmost new folder.
     pub inside: BTreeMap<RelPath, Inside>,
+    /// The files written, while they are few: to be synced one by one.
+    pub files: Vec<File>,
     /// There is no room for what is new.
     full: Option<io::Error>,
 }
@@ -78,6 +81,7 @@ impl Batch<'_> {
         self.faults.append(&mut other.faults);
         self.notes.append(&mut other.notes);
         self.temporaries.append(&mut other.temporaries);
+        self.files.append(&mut other.files);
         self.full = self.full.take().or(other.full);
         for (top, inside) in other.inside {
             self.inside.entry(top).or_default().add(inside);
@@ -98,8 +102,8 @@ pub(super) struct Stage<'a> {
     p: &'a Placing<'a>,
     run: String,
     numbers: AtomicU64,
-    /// A lone file is synced as it is written; more are synced together.
-    lone: bool,
+    /// So little is written that it is synced one by one; more is synced as a whole.
+    is_small: bool,
     pub folders: Folders<'a>,
     pub batch: Batch<'a>,
 }
@@ -114,7 +118,7 @@ impl<'a> Stage<'a> {
             p,
             run,
             numbers: AtomicU64::new(0),
-            lone: false,
+            is_small: false,
             folders,
             batch: Batch::default(),
         })
@@ -127,7 +131,7 @@ impl<'a> Stage<'a> {
         self.folders.make(&mut self.batch, pulse).map_err(failed)?;
         let chunks = self.chunks();
         let files: usize = chunks.iter().map(|chunk| chunk.files.len()).sum();
-        self.lone = files == 1 && self.folders.wrappers().next().is_none();
+        self.is_small = files + self.folders.staged().count() <= FEW;
         if files >= PARALLEL_FROM {
             let staged = self.run_parallel(&chunks);
             self.batch.append(staged);
@@ -150,13 +154,19 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Makes what was staged durable.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        let is_new = |op: &Op<'_>| matches!(op, Op::Enter { .. } | Op::Replace { .. });
-        if self.lone || !self.batch.ops.iter().any(is_new) {
-            return Ok(());
+    /// Makes what was staged durable, and with it what is named.
+    pub(super) fn sync(&self, written: &[File], with: &[&File]) -> io::Result<()> {
+        let with = with.iter().map(|file| file.as_fd());
+        if !self.is_small {
+            self.folders.sync_file_systems()?;
+            return together::sync(&with.collect::<Vec<_>>());
         }
-        self.folders.sync_file_systems()
+        let folders = self.folders.staged().chain(self.folders.wrappers());
+        let folders = folders.map(|at| self.p.root.folder(at));
+        let folders = folders.collect::<io::Result<Vec<_>>>()?;
+        let folders = folders.iter().map(AsFd::as_fd);
+        let all = with.chain(written.iter().map(File::as_fd)).chain(folders);
+        together::sync(&all.collect::<Vec<_>>())
     }
 
     fn chunks(&self) -> Vec<Chunk<'a>> {
@@ -277,11 +287,11 @@ impl<'a> Stage<'a> {
         let source = (self.p.source)(blob)?;
         let written = match new.entry.kind {
             Kind::Symlink { .. } => write_link(at, new.entry, self.p.keep, source),
-            _ => write_file(at, new.entry, self.p.keep, source).and_then(|(file, written)| {
-                if self.lone {
-                    file.sync_all()?;
+            _ => write_file(at, new.entry, self.p.keep, source).map(|(file, written)| {
+                if self.is_small {
+                    batch.files.push(file);
                 }
-                Ok(written)
+                written
             }),
         };
         let (bytes, note) = written.inspect_err(|_| {

@@ -44,6 +44,7 @@ pub(super) fn place(
         aside: &setup.state.join("aside"),
         from,
         to,
+        along: None,
         changes,
         keep: setup.options.keep,
         source,

@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeSet,
-    io::{self, Read},
+    io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -150,12 +150,14 @@ impl Checkout {
             self.store.set_checked_out(to)?;
             return Ok(Done::default());
         }
+        let mark = self.store.prepare_checked_out(to)?;
         let placed = disk::place(&Placing {
             root: &self.root,
             journal: &self.journal(),
             aside: &self.aside(),
             from,
             to,
+            along: Some(mark.file()),
             changes,
             keep: self.keep,
             source: &|blob| self.source(blob),
@@ -170,7 +172,7 @@ impl Checkout {
             *self.partial() = Some(Partial { to, faulty });
             return Err(Error::Paths(placed.faults));
         }
-        self.store.set_checked_out(to)?;
+        mark.set()?;
         *self.partial() = None;
         self.repairs.forget(changes);
         let drifted = changes.iter().filter_map(|change| self.differs(change).transpose());
@@ -235,29 +237,10 @@ impl Checkout {
 
     /// Whether a path holds the type and the bytes of an entry.
     pub(super) fn holds(&self, path: &RelPath, entry: &Entry) -> Result<bool, Error> {
-        let unreadable = |source| Error::Paths(vec![(path.clone(), source_text(&source))]);
-        let Some(stat) = self.root.stat(path)? else { return Ok(false) };
-        match (entry.kind, stat.kind) {
-            (Kind::Dir, FileKind::Dir) => Ok(true),
-            (Kind::Symlink { blob }, FileKind::Symlink) => {
-                let target = self.root.read_link(path)?;
-                same_bytes(&mut &target[..], self.source(blob).map_err(unreadable)?)
-                    .map_err(unreadable)
-            }
-            (Kind::File { blob, .. }, FileKind::File) => {
-                let source = self.source(blob).map_err(unreadable)?;
-                let size = match &source {
-                    Source::Bytes(bytes) => bytes.len() as u64,
-                    Source::File(file) => file.metadata().map_err(unreadable)?.len(),
-                };
-                if size != stat.size {
-                    return Ok(false);
-                }
-                let mut file = self.root.open_file(path)?;
-                same_bytes(&mut file, source).map_err(unreadable)
-            }
-            _ => Ok(false),
-        }
+        let held = disk::holds(&self.root, path, entry, &|blob| self.source(blob));
+        held.map_err(|error| {
+            Error::Paths(vec![(path.clone(), format!("cannot be compared: {error}"))])
+        })
     }
 }
 
@@ -272,67 +255,5 @@ pub(super) fn source(store: &Store, blob: Oid) -> io::Result<Source> {
                 format!("the object {id} is not in the store"),
             )),
         },
-    }
-}
-
-fn source_text(error: &io::Error) -> String {
-    format!("cannot be compared: {error}")
-}
-
-/// Whether a reader yields exactly a source's bytes.
-fn same_bytes(have: &mut dyn Read, source: Source) -> io::Result<bool> {
-    match source {
-        Source::Bytes(bytes) => same_stream(have, &mut &bytes[..]),
-        Source::File(mut file) => same_stream(have, &mut file),
-    }
-}
-
-fn same_stream(a: &mut dyn Read, b: &mut dyn Read) -> io::Result<bool> {
-    const BLOCK: usize = 64 * 1024;
-    let (mut left, mut right) = (vec![0; BLOCK], vec![0; BLOCK]);
-    loop {
-        let read = fill(a, &mut left)?;
-        if read != fill(b, &mut right)? || left[..read] != right[..read] {
-            return Ok(false);
-        }
-        if read < BLOCK {
-            return Ok(true);
-        }
-    }
-}
-
-/// Reads until the buffer is full or the reader ends.
-fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match from.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn streams_are_equal_only_to_the_last_byte() {
-        let long = vec![7; 200_000];
-        let mut other = long.clone();
-        *other.last_mut().unwrap() = 8;
-        for (a, b, same) in [
-            (&long[..], &long[..], true),
-            (&long, &other, false),
-            (&long, &long[..199_999], false),
-            (&long[..131_072], &long[..131_072], true),
-            (&long[..65_536], &long[..131_072], false),
-            (b"", b"", true),
-        ] {
-            assert_eq!(same_bytes(&mut &a[..], Source::Bytes(b.to_vec())).unwrap(), same);
-        }
     }
 }

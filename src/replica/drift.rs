@@ -334,6 +334,7 @@ impl Checkout {
             aside: &self.aside(),
             from: Some(commit),
             to: commit,
+            along: None,
             changes: &changes,
             keep: self.keep,
             source: &|blob| self.source(blob),

@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::{Error, Result};
@@ -47,22 +47,49 @@ pub(super) fn make_folder(folder: &Path) -> Result<()> {
 /// Replaces a file as git replaces a ref: `<path>.lock` is made, written, synced, renamed. The
 /// folder must exist; its names are durable afterwards.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut lock = path.as_os_str().to_owned();
-    lock.push(".lock");
-    let lock = Path::new(&lock);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(lock)
-        .map_err(Error::io("lock", lock))?;
-    let written =
-        file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(lock, path));
-    if let Err(e) = written {
-        // Best effort: the next start sweeps what stays.
-        let _ = fs::remove_file(lock);
-        return Err(Error::io("replace", path)(e));
-    }
+    let new = Replacement::write(path, bytes)?;
+    new.file.sync_all().map_err(Error::io("sync", &new.lock))?;
+    new.put()?;
     path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// What a file is to be replaced by, written beside it; without [`Replacement::put`] it goes again.
+#[derive(Debug)]
+pub(super) struct Replacement {
+    path: PathBuf,
+    lock: PathBuf,
+    pub(super) file: File,
+    is_put: bool,
+}
+
+impl Replacement {
+    /// Writes it, to be synced by whoever puts it in place.
+    pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let mut lock = path.as_os_str().to_owned();
+        lock.push(".lock");
+        let lock = PathBuf::from(lock);
+        let file = OpenOptions::new().write(true).create_new(true).open(&lock);
+        let file = file.map_err(Error::io("lock", &lock))?;
+        let mut new = Replacement { path: path.to_owned(), lock, file, is_put: false };
+        new.file.write_all(bytes).map_err(Error::io("write", &new.lock))?;
+        Ok(new)
+    }
+
+    /// Puts it in place, once it is synced.
+    pub(super) fn put(mut self) -> Result<()> {
+        fs::rename(&self.lock, &self.path).map_err(Error::io("replace", &self.path))?;
+        self.is_put = true;
+        Ok(())
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if !self.is_put {
+            // Best effort: the next start sweeps what stays.
+            let _ = fs::remove_file(&self.lock);
+        }
+    }
 }
 
 /// Moves a finished file (already synced) to its final name. The folder is not synced.

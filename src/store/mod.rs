@@ -58,6 +58,7 @@ pub use lacking::Lacking;
 pub use objects::{Ingested, ObjectWriter};
 pub use pack::{Encoder, MAX_BLOB, PackedBlob};
 pub use publish::Published;
+pub use refs::Mark;
 pub use retain::{Collected, Going};
 pub use send::{Built, PackFile};
 pub use send_delta::DeltaFile;
@@ -150,6 +151,16 @@ impl Store {
     pub fn set_checked_out(&self, commit: Oid) -> Result<()> {
         let _one = self.lock_references();
         refs::write(&self.git, refs::CHECKOUT, commit)
+    }
+
+    /// Prepares that record: once [`Mark::file`] is synced, setting it waits for no disk. While it
+    /// is prepared, nobody else changes the record.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn prepare_checked_out(&self, commit: Oid) -> Result<Mark> {
+        let _one = self.lock_references();
+        refs::prepare(&self.git, refs::CHECKOUT, commit)
     }
 
     /// Forgets it, durably: what lies in the directory is no longer ours to know.

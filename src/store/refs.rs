@@ -2,9 +2,16 @@
 //!
 //! A reference that holds no id is never taken for one that is absent.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
 
-use super::{Error, Result, durable};
+use super::{
+    Error, Result,
+    durable::{self, Replacement},
+};
 use crate::model::Oid;
 
 /// The published head.
@@ -32,6 +39,32 @@ pub(super) fn read(git: &Path, name: &str) -> Result<Option<Oid>> {
 /// Makes a reference hold an id, durably.
 pub(super) fn write(git: &Path, name: &str, id: Oid) -> Result<()> {
     durable::replace(&git.join(name), format!("{id}\n").as_bytes())
+}
+
+/// A reference's new value, written beside it and not in force.
+#[derive(Debug)]
+pub struct Mark(Replacement);
+
+impl Mark {
+    /// The file, to be synced together with others before [`Mark::set`].
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.0.file
+    }
+
+    /// Puts it in force at once. A power cut may bring the old value back, and then whatever was
+    /// done for the new one is looked at again.
+    ///
+    /// # Errors
+    /// When it cannot be put in place.
+    pub fn set(self) -> Result<()> {
+        self.0.put()
+    }
+}
+
+/// Prepares a reference's new value.
+pub(super) fn prepare(git: &Path, name: &str, id: Oid) -> Result<Mark> {
+    Replacement::write(&git.join(name), format!("{id}\n").as_bytes()).map(Mark)
 }
 
 /// Removes a reference, durably; none there is fine.

@@ -167,6 +167,7 @@ impl World {
             aside: &aside,
             from: None,
             to: Oid::from_bytes([1; 20]),
+            along: None,
             changes,
             keep,
             source: &source,
