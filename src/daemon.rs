@@ -6,6 +6,7 @@
 //! lets running jobs finish, and does not wait for ever. Which stage a feed has is its `steward`'s.
 
 mod after;
+mod expiry;
 mod orders;
 mod reload;
 mod steward;
@@ -28,7 +29,7 @@ use crate::{
     disk::{self, Aside, CurrentRoot, Releases, Root},
     hooks::Hooks,
     ledger::{
-        self, Decisions, Ledger,
+        self, Audit, Decisions, Ledger,
         state_dir::{self, StateDir},
     },
     model::{FeedName, Head, Keep, RelPath, Subset},
@@ -270,6 +271,7 @@ impl Node {
             http_client(&self.tls.client)?,
             stop.clone(),
         ));
+        stages.spawn(expiry::watch(Arc::clone(&self.decisions), stop.clone()));
         stages.spawn(reload::follow(signals.hangup, self.settings.clone(), edge, stop.clone()));
         self.state.write_address(&address.to_string())?;
         self.settings.unused.iter().for_each(|line| tracing::info!("{line}"));
@@ -292,6 +294,7 @@ impl Node {
             decisions: Arc::clone(&self.decisions),
             admin_token: serve::Secret::new(self.state.admin_token()?),
             own_hosts: own_host.into_iter().collect(),
+            uses: Arc::default(),
         };
         let intakes = self.feeds.iter().filter_map(Feed::intake).collect::<BTreeMap<_, _>>();
         Ok(serve::Setup {
@@ -309,6 +312,7 @@ impl Node {
             intakes,
             max_upload: MAX_UPLOAD,
             ledger: Arc::clone(&self.ledger),
+            audit: Audit::new(self.state.audit(), Arc::clone(&self.ledger)),
         })
     }
 

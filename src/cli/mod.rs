@@ -4,6 +4,7 @@
 //! went wrong on stderr as `depsync: …`. Exit codes: 0; 1 failed; 2 the command line cannot be
 //! read; 78 a configuration, directory, state or port that cannot be used.
 
+mod audit;
 mod check;
 mod client;
 mod control;
@@ -104,6 +105,8 @@ enum Command {
     Put(transfer::PutArgs),
     /// Remove a file from a feed
     Rm(transfer::RmArgs),
+    /// Show who did what, from where, and how it ended
+    Audit(audit::AuditArgs),
     /// Make a key to sign commits with
     Key(key::KeyArgs),
     /// Make, list and revoke the tokens that let others in
@@ -147,6 +150,7 @@ impl Command {
             Command::Get(args) => args.run()?,
             Command::Put(args) => args.run()?,
             Command::Rm(args) => args.run()?,
+            Command::Audit(args) => args.run()?,
             Command::Key(args) => args.run()?,
             Command::Token(args) => args.run()?,
         }

@@ -125,17 +125,30 @@ impl ListArgs {
             println!("{answer:#}");
             return Ok(());
         }
-        let head = ["ID", "ROLE", "FEED", "REGION", "CREATED", "EXPIRES"].map(str::to_owned);
+        let head =
+            ["ID", "ROLE", "FEED", "REGION", "CREATED", "LAST USED", "EXPIRES"].map(str::to_owned);
         let mut rows = vec![head.to_vec()];
         for token in items(&answer, "tokens") {
-            let mut row =
-                ["id", "role", "feed", "region", "created"].map(|key| word(&token[key])).to_vec();
-            let note = if token["expired"] == true { " (expired)" } else { "" };
-            row.push(format!("{}{note}", word(&token["expires"])));
+            let mut row = COLUMNS.map(|key| word(&token[key])).to_vec();
+            row.push(format!("{}{}", word(&token["expires"]), left(token)));
             rows.push(row);
         }
         table::print(&rows);
         Ok(())
+    }
+}
+
+const COLUMNS: [&str; 6] = ["id", "role", "feed", "region", "created", "last_used"];
+
+/// What an operator should notice of a token's end.
+fn left(token: &serde_json::Value) -> String {
+    if token["expired"] == true {
+        return " (expired)".to_owned();
+    }
+    let end = token["expires"].as_str().and_then(|text| text.parse::<DateTime<Utc>>().ok());
+    match end.map(|end| (end - DateTime::<Utc>::from(sys::now())).num_days()) {
+        Some(days) if days < 14 => format!(" (in {days} days)"),
+        _ => String::new(),
     }
 }
 

@@ -1,11 +1,12 @@
 //! What this node remembers beside the repositories: a ledger that may be lost, and the decisions
 //! that may not.
 //!
-//! `Ledger` is one SQLite file (WAL): the stat cache, the history of runs, digests of blobs. Whatever
-//! is in it can be found again, so a missing, empty, damaged or foreign file is set aside as
-//! `ledger.db.bad-…` and made anew. `Decisions` is a JSON file replaced by rename after fsync.
+//! `Ledger` is one SQLite file (WAL): the stat cache, the history of runs, digests of blobs, who did
+//! what. Whatever is in it can be found again or done without, so a missing, empty, damaged or
+//! foreign file is set aside as `ledger.db.bad-…` and made anew. `Decisions` is a JSON file replaced by rename after fsync.
 //! SQL is named in this folder only; nothing here says what is published: that is the store.
 
+mod audit;
 mod codec;
 pub mod decisions;
 mod digests;
@@ -23,6 +24,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+pub use audit::{Act, Audit};
 pub use decisions::Decisions;
 pub use runs::{Kind, MAX_NAMES, NewRun, Outcome, Run};
 pub use stat_cache::{Cached, DirCache, Fingerprint, StatCache};
@@ -30,7 +32,7 @@ pub use stat_cache::{Cached, DirCache, Fingerprint, StatCache};
 use crate::model::Class;
 
 /// The form of the tables; another number means that the file is made anew.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// How many damaged ledgers are kept to be looked at.
 const KEEP_BAD: usize = 3;
 
@@ -43,6 +45,8 @@ const SCHEMA: &str = "
         detail TEXT, head BLOB, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
         names BLOB NOT NULL);
     CREATE INDEX runs_of_feed ON runs (feed, id);
+    CREATE TABLE acts (id INTEGER PRIMARY KEY AUTOINCREMENT, act TEXT NOT NULL);
+    CREATE TABLE token_uses (id TEXT PRIMARY KEY, at_ms INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE digests (blob BLOB PRIMARY KEY, sha256 BLOB NOT NULL) WITHOUT ROWID;
 ";
 

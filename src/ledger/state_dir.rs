@@ -107,6 +107,11 @@ impl StateDir {
         self.path.join("ledger.db")
     }
 
+    /// Who did what.
+    pub fn audit(&self) -> PathBuf {
+        self.path.join("audit.jsonl")
+    }
+
     /// The decisions file.
     pub fn decisions(&self) -> PathBuf {
         self.path.join("decisions.json")

@@ -5,9 +5,15 @@
 //! request with a foreign `Origin`, are turned away, so that no web page can use a browser on this
 //! machine against the daemon. With `insecure` nothing is asked for.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use chrono::{DateTime, TimeDelta, Utc};
 use http::{HeaderMap, Method, Uri, header};
 use subtle::ConstantTimeEq;
 
@@ -56,6 +62,54 @@ pub struct Access {
     pub decisions: Arc<Decisions>,
     /// Host names, without port, that are ours besides those of loopback.
     pub own_hosts: Vec<String>,
+    /// When each token was last shown.
+    pub uses: Arc<Uses>,
+}
+
+/// When each token was last shown, since the start.
+#[derive(Debug, Default)]
+pub struct Uses(Mutex<HashMap<String, Use>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Use {
+    last: DateTime<Utc>,
+    /// When it was last worth writing down.
+    told: DateTime<Utc>,
+}
+
+impl Uses {
+    /// Remembers a use; whether the last one that was written down is a minute old.
+    pub(super) fn is_news(&self, id: &str, now: DateTime<Utc>) -> bool {
+        let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match uses.get_mut(id) {
+            None => {
+                uses.insert(id.to_owned(), Use { last: now, told: now });
+                true
+            }
+            Some(known) => {
+                known.last = now;
+                let news = now - known.told >= TimeDelta::minutes(1);
+                if news {
+                    known.told = now;
+                }
+                news
+            }
+        }
+    }
+
+    /// Remembers a use that is not worth writing down.
+    fn seen(&self, id: &str, now: DateTime<Utc>) {
+        let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = uses.get_mut(id) {
+            known.last = now;
+        }
+    }
+
+    /// When a token was last shown.
+    pub(super) fn last(&self, id: &str) -> Option<DateTime<Utc>> {
+        let uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        uses.get(id).map(|known| known.last)
+    }
 }
 
 /// Who asks, as far as a token tells.
@@ -144,6 +198,7 @@ impl Access {
     pub(super) fn is_still_in(&self, caller: &Caller) -> bool {
         let Caller::Holder(token) = caller else { return true };
         let now = sys::now().into();
+        self.uses.seen(&token.id, now);
         let doc = self.decisions.get();
         doc.tokens.iter().any(|known| known.id == token.id && !known.is_expired(now))
     }
@@ -262,6 +317,7 @@ mod tests {
             admin_token: Secret::new(admin_token.to_owned()),
             decisions: Arc::new(Decisions::load(&folder.path().join("decisions.json")).unwrap()),
             own_hosts: vec!["hub.example".to_owned()],
+            uses: Arc::default(),
         }
     }
 

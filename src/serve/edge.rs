@@ -21,6 +21,7 @@ use super::{
     connection::Peer,
     document::{self, Cached, Library},
     error::Fault,
+    failures::Failures,
     gate::Gate,
     git::MAX_GITS,
     metrics::Metrics,
@@ -31,7 +32,7 @@ use super::{
 use crate::{
     bus::{Board, Desk},
     disk::CurrentRoot,
-    ledger::Ledger,
+    ledger::{Audit, Ledger},
     model::{
         Bandwidth, FeedName, Freshness, Head, Label, NodeId, Oid, RegionName, RegionTable, RelPath,
         Stale,
@@ -77,6 +78,8 @@ pub struct Setup {
     pub max_upload: u64,
     /// The history of runs.
     pub ledger: Arc<Ledger>,
+    /// The record of who did what.
+    pub audit: Audit,
 }
 
 /// Where a feed's uploads go.
@@ -114,6 +117,8 @@ pub struct Edge {
     pub(super) gits: Arc<Semaphore>,
     pub(super) max_upload: u64,
     pub(super) ledger: Arc<Ledger>,
+    pub(super) audit: Arc<Audit>,
+    pub(super) failures: Failures,
     /// All desks, and who was turned away.
     pub(super) board: Board,
     regions: RwLock<Arc<RegionTable>>,
@@ -162,6 +167,8 @@ impl Edge {
             gits: Arc::new(Semaphore::new(MAX_GITS)),
             max_upload: setup.max_upload,
             ledger: setup.ledger,
+            audit: Arc::new(setup.audit),
+            failures: Failures::default(),
             regions: RwLock::new(Arc::new(setup.regions)),
             feeds,
         })
@@ -216,7 +223,7 @@ impl Edge {
         Some(self.client_behind(peer.ip(), &parts.headers))
     }
 
-    fn client_behind(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    pub(super) fn client_behind(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         redirect::client_addr(peer, headers, &self.proxies)
     }
 }

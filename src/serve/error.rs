@@ -139,6 +139,14 @@ impl Fault {
         fault
     }
 
+    /// 429: too many wrong tokens at once.
+    pub(super) fn too_often() -> Self {
+        let message = "too many requests with tokens that are not known; come again later";
+        let mut fault = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_often", message);
+        fault.header = Some((header::RETRY_AFTER, 10.into()));
+        fault
+    }
+
     /// 504: what was waited for did not come.
     pub(super) fn late(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
@@ -166,7 +174,6 @@ impl Fault {
     }
 
     /// The status it is answered with.
-    #[cfg(test)]
     pub(super) fn status(&self) -> StatusCode {
         self.status
     }

@@ -5,7 +5,9 @@
 //! a directory that others write. Nothing blocks here: store and disk are called in `blocking`.
 
 mod access;
+mod admit;
 mod archive;
+mod audit;
 mod bandwidth;
 mod blocking;
 mod cache;
@@ -15,6 +17,7 @@ mod document;
 mod download;
 mod edge;
 mod error;
+mod failures;
 mod feeds;
 mod fleet;
 mod follow;
@@ -51,8 +54,7 @@ use std::sync::Arc;
 use axum::{
     Extension, Router,
     extract::{DefaultBodyLimit, FromRequestParts, Request, State, ws::WebSocketUpgrade},
-    middleware::{self, Next},
-    response::{IntoResponse, Response},
+    middleware,
     routing::{MethodRouter, any, delete, get, post},
 };
 use tokio::net::TcpListener;
@@ -102,6 +104,7 @@ pub fn router(edge: &Arc<Edge>, stop: CancellationToken) -> Router {
         .route("/v1/regions", get(nodes::regions))
         .route("/v1/locate/{feed}/{*path}", get(nodes::locate))
         .route("/v1/runs", get(runs::list))
+        .route("/v1/audit", get(audit::list))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/bandwidth", get(bandwidth::show).put(bandwidth::change))
@@ -112,7 +115,7 @@ pub fn router(edge: &Arc<Edge>, stop: CancellationToken) -> Router {
         .fallback(async || Fault::no_such_route())
         .method_not_allowed_fallback(async || Fault::method())
         .layer(DefaultBodyLimit::max(MAX_COMMAND))
-        .layer(middleware::from_fn_with_state(Arc::clone(edge), admit))
+        .layer(middleware::from_fn_with_state(Arc::clone(edge), admit::admit))
         .with_state(Arc::clone(edge))
 }
 
@@ -213,18 +216,4 @@ fn follow_route(edge: &Arc<Edge>, stop: CancellationToken) -> MethodRouter<Arc<E
             Ok(follow::follow(Arc::clone(&feed.desk), visitor, host, upgrade))
         },
     )
-}
-
-/// What comes before every handler, and the count of what comes after it.
-async fn admit(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
-    let checked = edge.access.check(request.method(), request.uri(), request.headers());
-    let response = match checked {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
-        }
-        Err(fault) => fault.into_response(),
-    };
-    edge.metrics.answered(response.status());
-    response
 }

@@ -36,6 +36,7 @@ pub(super) const ROUTES: &[(&str, Need, Need)] = &[
     ("/v1/runs", Need::Read, Need::Admin),
     ("/v1/events", Need::Read, Need::Admin),
     ("/v1/bandwidth", Need::Read, Need::Admin),
+    ("/v1/audit", Need::Admin, Need::Admin),
     ("/v1/tokens", Need::Admin, Need::Admin),
     ("/v1/tokens/{id}", Need::Admin, Need::Admin),
     // Git and git-lfs read by POST; nothing below it changes anything.

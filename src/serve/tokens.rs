@@ -2,7 +2,7 @@
 //!
 //! The secret is in the answer to its making and nowhere else.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Json,
@@ -58,7 +58,16 @@ pub(super) async fn create(State(edge): State<Arc<Edge>>, body: Taken) -> Answer
 /// `GET /v1/tokens`: all, without their secrets. There are a thousand at most.
 pub(super) async fn list(State(edge): State<Arc<Edge>>) -> Answer {
     let doc = edge.access.decisions.get();
-    let tokens: Vec<Value> = doc.tokens.iter().map(token_of).collect();
+    let ledger = Arc::clone(&edge.ledger);
+    let uses = edge.blocking.run(move || ledger.token_uses()).await;
+    let uses: HashMap<_, _> = uses.map_err(|error| Fault::internal(&error))?.into_iter().collect();
+    let last_used = |id: &str| edge.access.uses.last(id).max(uses.get(id).copied());
+    let of = |token: &Token| {
+        let mut value = token_of(token);
+        value["last_used"] = json!(last_used(&token.id));
+        value
+    };
+    let tokens: Vec<Value> = doc.tokens.iter().map(of).collect();
     Ok(Json(json!({ "tokens": tokens })).into_response())
 }
 

@@ -133,3 +133,65 @@ fn the_documentation_names_every_route() {
         );
     }
 }
+
+/// A request of a client that has an address.
+async fn from_outside(world: &World, method: &str, path: &str, token: &str, body: &str) -> u16 {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .header("authorization", format!("Bearer {token}"))
+        .body(Body::from(body.to_owned()))
+        .unwrap();
+    request.extensions_mut().insert(Peer(SocketAddr::from(([10, 0, 9, 1], 4000))));
+    world.send(request).await.status().as_u16()
+}
+
+#[tokio::test]
+async fn who_acts_is_written_down_with_what_they_asked_for_and_how_it_ended() {
+    let world = World::locked();
+    let admin = world.token(Role::Admin, None);
+    let reader = world.token(Role::Reader, None);
+    let wish = r#"{"role":"reader"}"#;
+    assert_eq!(from_outside(&world, "POST", "/v1/tokens", &admin, wish).await, 201);
+    assert_eq!(from_outside(&world, "GET", "/v1/feeds", &reader, "").await, 200);
+    assert_eq!(from_outside(&world, "DELETE", "/v1/feeds/apps/files/a", &reader, "").await, 403);
+
+    let request = Request::get("/v1/audit").header("authorization", format!("Bearer {admin}"));
+    let answer = body(world.send(request.body(Body::empty()).unwrap()).await).await;
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    let acts = answer["acts"].as_array().unwrap();
+    assert_eq!(acts.len(), 2, "reading is no act: {acts:?}");
+    let fields = |at: usize| {
+        ["action", "who", "from", "detail"].map(|key| acts[at][key].as_str().unwrap_or_default())
+    };
+    let id = &world.edge.access.decisions.get().tokens[0].id;
+    assert_eq!(fields(1), ["POST /v1/tokens", &format!("token {id}"), "10.0.9.1", wish]);
+    assert_eq!((&acts[0]["status"], &acts[1]["status"]), (&403.into(), &201.into()));
+    assert_eq!(fields(0)[..2], ["DELETE /v1/feeds/apps/files/a", "nobody"]);
+    let file = std::fs::read_to_string(world.dir.path().join("audit.jsonl")).unwrap();
+    assert_eq!(file.lines().count(), 2);
+    assert!(!file.contains(&admin) && !file.contains(&reader), "no secret is written");
+
+    let request = Request::get("/v1/tokens").header("authorization", format!("Bearer {admin}"));
+    let answer = body(world.send(request.body(Body::empty()).unwrap()).await).await;
+    let tokens: Value = serde_json::from_slice(&answer).unwrap();
+    let used = |at: usize| tokens["tokens"][at]["last_used"].is_string();
+    assert_eq!([used(0), used(1), used(2)], [true, true, false], "{tokens}");
+}
+
+#[tokio::test]
+async fn guessing_takes_ever_longer_and_fills_no_disk() {
+    let world = World::locked();
+    let began = std::time::Instant::now();
+    for guess in 0..5 {
+        let token = format!("depsync_{guess}");
+        assert_eq!(from_outside(&world, "GET", "/v1/feeds", &token, "").await, 401);
+    }
+    assert!(began.elapsed().as_millis() >= 300, "{:?}", began.elapsed());
+    let file = std::fs::read_to_string(world.dir.path().join("audit.jsonl")).unwrap();
+    assert_eq!(file.lines().count(), 3, "the first, the second and the fourth");
+    let reader = world.token(Role::Reader, None);
+    assert_eq!(from_outside(&world, "GET", "/v1/feeds", &reader, "").await, 200);
+}

@@ -29,7 +29,7 @@ use super::{Access, Edge, Intake, Peer, Secret, Setup};
 use crate::{
     bus::{Board, Caller, Desk, frame::Hello, roster::Reach},
     disk::{CurrentRoot, Root},
-    ledger::Decisions,
+    ledger::{Audit, Decisions, Ledger},
     model::{
         Bandwidth, Bindings, Entry, FeedName, Freshness, Kind, Member, Meta, Mtime, NodeId, Oid,
         Region, RegionTable, RelPath, Stale,
@@ -89,6 +89,8 @@ impl World {
             name: "eu".parse().unwrap(),
             members: vec![Member::Range("10.1.0.0/16".parse().unwrap())],
         };
+        let ledger = Ledger::open(&dir.path().join("ledger.db")).unwrap();
+        let ledger = Arc::new(ledger);
         let edge = Edge::new(Setup {
             board: Board::new([Arc::clone(&desk)]),
             node: "hub-node".parse().unwrap(),
@@ -100,6 +102,7 @@ impl World {
                 admin_token: Secret::new(TOKEN.to_owned()),
                 decisions: Arc::new(Decisions::load(&dir.path().join("decisions.json")).unwrap()),
                 own_hosts: vec!["hub.example".to_owned()],
+                uses: Arc::default(),
             },
             proxies: vec!["10.0.0.0/24".parse().unwrap()],
             regions: RegionTable::build(vec![region]).unwrap(),
@@ -109,7 +112,8 @@ impl World {
             stale,
             intakes: BTreeMap::from([(feed, Intake { root, left_out })]),
             max_upload: 1 << 20,
-            ledger: Arc::new(crate::ledger::Ledger::open(&dir.path().join("ledger.db")).unwrap()),
+            audit: Audit::new(dir.path().join("audit.jsonl"), Arc::clone(&ledger)),
+            ledger,
         });
         World { dir, desk, edge }
     }
