@@ -32,7 +32,7 @@ use crate::{
         self, Audit, Decisions, Ledger,
         state_dir::{self, StateDir},
     },
-    model::{FeedName, Head, Keep, RelPath, Subset},
+    model::{FeedName, Head, Keep, PassSecret, RelPath, Subset},
     origin, replica, serve,
     signing::{self, Signer, Trusted},
     store::{self, Store},
@@ -313,7 +313,14 @@ impl Node {
             max_upload: MAX_UPLOAD,
             ledger: Arc::clone(&self.ledger),
             audit: Audit::new(self.state.audit(), Arc::clone(&self.ledger)),
+            pass_secret: self.pass_secret()?,
         })
+    }
+
+    /// Where nobody is asked for a token, nobody needs a pass.
+    fn pass_secret(&self) -> Result<Option<PassSecret>, Error> {
+        let is_open = self.settings.insecure || self.settings.listen.ip().is_loopback();
+        Ok((!is_open).then(|| self.state.pass_secret()).transpose()?)
     }
 
     /// As configured; else where it listens, by the host's name if that is everywhere.

@@ -28,7 +28,7 @@ use axum::{
 use depsync::{
     bus::{self, Board, Desk, frame::Standing},
     disk::Root,
-    ledger::{Decisions, Ledger},
+    ledger::{Audit, Decisions, Ledger},
     model::{
         Bandwidth, Bindings, Entry, FeedName, Freshness, Head, Keep, Kind, Meta, Oid, RegionTable,
         RelPath, Stale,
@@ -134,6 +134,7 @@ impl Upstream {
 }
 
 fn edge(desk: &Arc<Desk>) -> Arc<Edge> {
+    let ledger = Arc::new(Ledger::open(&desk.store.spool().join("ledger.db")).unwrap());
     Edge::new(serve::Setup {
         board: Board::new([desk.clone()]),
         node: "hub".parse().unwrap(),
@@ -145,6 +146,7 @@ fn edge(desk: &Arc<Desk>) -> Arc<Edge> {
             admin_token: Secret::new(String::new()),
             decisions: Arc::new(Decisions::load(Path::new("/nonexistent/decisions.json")).unwrap()),
             own_hosts: Vec::new(),
+            uses: Arc::default(),
         },
         proxies: Vec::new(),
         regions: RegionTable::default(),
@@ -154,7 +156,9 @@ fn edge(desk: &Arc<Desk>) -> Arc<Edge> {
         stale: Stale::default(),
         intakes: BTreeMap::new(),
         max_upload: 0,
-        ledger: Arc::new(Ledger::open(&desk.store.spool().join("ledger.db")).unwrap()),
+        audit: Audit::new(desk.store.spool().join("audit.jsonl"), Arc::clone(&ledger)),
+        ledger,
+        pass_secret: None,
     })
 }
 

@@ -18,6 +18,7 @@ use crate::{
         frame::{Ack, Fault, Progress, Pulse, Standing},
         report::Report,
         roster::{Caller, Follower, Reach, Roster, Site},
+        trust::Learned,
     },
     model::{Bindings, FeedName, Head, NodeId, ObjectId, Oid, Orders, RegionName, RelPath, Target},
     store::{Published, Store},
@@ -110,6 +111,8 @@ pub struct Desk {
     pub progress: watch::Sender<Option<Progress>>,
     /// Pins and revocations: the owning stage's decisions, or what the upstream last said.
     pub orders: watch::Sender<Orders>,
+    /// At a mirror: what its upstream lets it know of who may read.
+    pub learned: watch::Sender<Learned>,
     /// Which node serves which region; whoever assembles the node keeps it across restarts.
     pub bindings: watch::Sender<Bindings>,
     /// Who is to stay where it is; whoever assembles the node keeps it across restarts.
@@ -158,6 +161,7 @@ impl Desk {
             hooks: watch::Sender::default(),
             progress: watch::Sender::default(),
             orders: watch::Sender::default(),
+            learned: watch::Sender::default(),
             bindings: watch::Sender::new(bindings.clone()),
             paused: watch::Sender::default(),
             changes: watch::Sender::default(),
@@ -226,6 +230,11 @@ impl Desk {
     /// The nodes that could serve a region's clients: its own first, then the relays above it.
     pub fn sites_of(&self, region: &RegionName) -> Vec<Site> {
         self.roster().sites_of(Instant::now(), region, &self.paused.borrow())
+    }
+
+    /// The regions that a follower stands for, itself and through those below it.
+    pub fn regions_at(&self, node: &NodeId) -> Vec<RegionName> {
+        self.roster().regions_at(node)
     }
 
     /// One node that clients could be led to.

@@ -8,7 +8,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::report::Below;
+use super::{report::Below, trust::Trust};
 use crate::model::{FeedName, Head, Label, NodeId, Oid, Orders, RegionName};
 
 /// The WebSocket subprotocol.
@@ -174,6 +174,9 @@ pub struct Welcome {
     /// Pins and revocations, for it and for the nodes below it.
     #[serde(default, skip_serializing_if = "Orders::is_empty")]
     pub orders: Orders,
+    /// Who may read at the follower; none where the upstream asks nobody for a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Trust>,
     /// What the follower's operator should know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
@@ -211,6 +214,9 @@ pub struct Heartbeat {
     /// As in the welcome.
     #[serde(default, skip_serializing_if = "Orders::is_empty")]
     pub orders: Orders,
+    /// As in the welcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Trust>,
 }
 
 /// The follower's sign of life.
@@ -514,6 +520,7 @@ mod tests {
                 paused: false,
                 spread_ms: 0,
                 orders: Orders::default(),
+                trust: None,
             })
         );
     }

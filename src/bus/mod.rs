@@ -3,8 +3,9 @@
 //! `frame` is the wire (protocol `depsync.v1`); `board` is this process's own picture: heads
 //! posted, and the mailbox by which the edge asks a stage for something; `roster` is who follows
 //! and which of them serves which region, `report` what a relay says of those below it, `fleet`
-//! who has verified a head, `reach` whether a region's address leads to it. A message is only a hint: a follower that hears none
-//! still converges by heartbeats and polls.
+//! who has verified a head, `reach` whether a region's address leads to it, `trust` what a mirror
+//! needs to know who may read there. A message is only a hint: a follower that hears none still
+//! converges by heartbeats and polls.
 
 pub mod board;
 pub mod care;
@@ -13,6 +14,7 @@ pub mod frame;
 pub mod reach;
 pub mod report;
 pub mod roster;
+pub mod trust;
 
 pub use board::{
     Approval, Board, Decision, DeletionsHeld, Desk, Held, Mailbox, Request, State, TurnedAway,
@@ -21,3 +23,4 @@ pub use board::{
 pub use care::{Care, Chores, FsckReport, GcReport};
 pub use fleet::Verdict;
 pub use roster::{Bar, Caller, Follower, Part, Site};
+pub use trust::{Learned, Reader, Trust};

@@ -393,6 +393,16 @@ impl Roster {
         named.values().map(name).collect()
     }
 
+    /// The regions that a follower stands for, itself and through those below it; each once.
+    pub fn regions_at(&self, node: &NodeId) -> Vec<RegionName> {
+        let Some(known) = self.followers.get(node) else { return Vec::new() };
+        let below = known.below.values().filter_map(|report| report.region.clone());
+        let mut regions: Vec<_> = known.hello.region.clone().into_iter().chain(below).collect();
+        regions.sort_unstable();
+        regions.dedup();
+        regions
+    }
+
     fn below(&self, node: &NodeId) -> Option<&Report> {
         self.followers.values().find_map(|known| known.below.get(node))
     }

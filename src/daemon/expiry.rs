@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How often they are looked at.
-const EVERY: Duration = Duration::from_secs(600);
+const EVERY: Duration = Duration::from_secs(60);
 /// How many days ahead.
 const AHEAD: [i64; 3] = [1, 3, 14];
 

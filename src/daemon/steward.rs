@@ -140,10 +140,12 @@ impl Steward {
                 let setup = self.node.replica(self.feed(), self.upstreams()?, self.address)?;
                 let failed = move |source| Error::Replica { feed: name, source };
                 let desk = Arc::clone(&self.feed().desk);
-                let orders = orders::keep(desk, Arc::clone(&self.node.decisions), stop.clone());
+                let decisions = Arc::clone(&self.node.decisions);
+                let orders = orders::keep(Arc::clone(&desk), Arc::clone(&decisions), stop.clone());
+                let readers = orders::keep_readers(desk, decisions, stop.clone());
                 Stage::Replica(async move {
                     let mirror = async { replica::run(setup, stop).await.map_err(failed) };
-                    tokio::try_join!(mirror, orders).map(|_| ())
+                    tokio::try_join!(mirror, orders, readers).map(|_| ())
                 })
             };
         Ok(async move {

@@ -82,6 +82,9 @@ pub struct Feed {
     /// The deployment directory that this feed's history is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<RootMark>,
+    /// The readers' tokens of the upstream: good for this feed here too, also while that is away.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub readers: Vec<Token>,
     /// Commits that nobody may be given.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub revoked: BTreeSet<Oid>,
@@ -284,6 +287,7 @@ mod tests {
             }),
             frozen: Some(act()),
             root: Some(RootMark { inode: 7, fsid: u64::MAX }),
+            readers: Vec::new(),
             revoked: [Oid::from_bytes([5; 20])].into(),
         };
         decisions.update_feed(&feed, |entry| *entry = whole.clone()).unwrap();

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::model::{FeedName, NodeId};
+use crate::model::{FeedName, NodeId, ObjectId, PassSecret};
 
 /// The version of the layout that this program reads and writes.
 const FORMAT: &str = "depsync-state 1";
@@ -42,6 +42,9 @@ pub enum Error {
         /// Its `format` file's first line.
         found: String,
     },
+    /// A file of random bytes is damaged.
+    #[error("{0} does not hold 64 hex digits: remove it, and a new one is made at the next start")]
+    Secret(PathBuf),
     /// The identity file is damaged.
     #[error(
         "{0} does not hold a node id: restore it from a backup, or remove it for a new identity"
@@ -95,6 +98,19 @@ impl StateDir {
         let path = self.path.join("admin.token");
         let text = fs::read_to_string(&path).map_err(|source| Error::Io { path, source })?;
         Ok(text.trim().to_owned())
+    }
+
+    /// From what the signatures of redirects are made; the same after a restart, so that regions which
+    /// were given keys go on.
+    ///
+    /// # Errors
+    /// When it cannot be read or made, or holds something else.
+    pub fn pass_secret(&self) -> Result<PassSecret, Error> {
+        let path = self.path.join("redirect.key");
+        let read = read_or_make(&path, 0o600, random_hex::<32>);
+        let line = read.map_err(|source| Error::Io { path: path.clone(), source })?;
+        let bytes: ObjectId = line.parse().map_err(|_| Error::Secret(path))?;
+        Ok(PassSecret::new(*bytes.as_bytes()))
     }
 
     /// Where a feed's repository and what belongs to it lie.

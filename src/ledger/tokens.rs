@@ -110,15 +110,17 @@ impl Decisions {
         })
     }
 
-    /// The valid token whose secret was offered.
+    /// The valid token whose secret was offered: one of this node's, or a reader's of the upstream of
+    /// a feed that is mirrored here.
     #[must_use]
     pub fn token(&self, secret: &[u8], now: DateTime<Utc>) -> Option<Token> {
         let offered = hash(secret);
         let doc = self.get();
+        let learned = doc.feeds.values().flat_map(|feed| &feed.readers);
         // All are looked at: how long it takes does not tell which one nearly fitted.
-        let found = doc.tokens.iter().fold(None, |found, token| {
+        let found = doc.tokens.iter().chain(learned).fold(None, |found, token| {
             let fits = bool::from(token.hash.as_bytes().ct_eq(offered.as_bytes()));
-            if fits { Some(token) } else { found }
+            if fits { found.or(Some(token)) } else { found }
         });
         found.filter(|token| !token.is_expired(now)).cloned()
     }

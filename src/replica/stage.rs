@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{
@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     bus::{
-        Desk, Held, Request, Unfetched,
+        Desk, Held, Request, Trust, Unfetched,
         frame::{FromFollower, Hello, Pulse, Standing},
     },
     ledger::{self, Kind, Ledger, MAX_NAMES, NewRun},
@@ -426,6 +426,7 @@ impl Stage {
                 self.desk.profile.send_replace(welcome.profile);
                 self.stand(welcome.standing);
                 self.take_orders(&welcome.orders);
+                self.learn(welcome.trust);
                 self.reports.begin_again(Instant::now());
                 self.ask(welcome.paused, welcome.spread_ms);
                 self.feed(Event::Welcomed { head: welcome.head });
@@ -436,6 +437,7 @@ impl Stage {
             Heard::Heartbeat(beat) => {
                 self.stand(beat.standing);
                 self.take_orders(&beat.orders);
+                self.learn(beat.trust);
                 self.reports.changed(Instant::now());
                 self.ask(beat.paused, beat.spread_ms);
                 self.feed(Event::HeartbeatHeard { head: beat.head });
@@ -467,6 +469,13 @@ impl Stage {
         if differs {
             self.obey(orders);
         }
+    }
+
+    /// Who may read here: kept by whoever assembles the node.
+    fn learn(&self, said: Option<Trust>) {
+        let now = sys::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        self.desk.learned.send_modify(|learned| learned.take(said, now));
     }
 
     fn obey(&mut self, orders: &Orders) {

@@ -26,6 +26,7 @@ pub(super) async fn admit(
     next: Next,
 ) -> Response {
     let checked = edge.access.check(request.method(), request.uri(), request.headers());
+    let checked = checked.or_else(|fault| edge.check_pass(&request, fault));
     let response = match checked {
         Ok(caller) => {
             edge.note_use(&caller).await;
@@ -80,7 +81,7 @@ async fn turned_away(edge: &Edge, parts: &Parts, fault: Fault) -> Response {
     let Some(from) = edge.client(parts) else { return fault.into_response() };
     let count = edge.failures.add(from, Instant::now());
     if count.is_power_of_two() {
-        let mut act = edge.act_of("nobody".to_owned(), &parts.method, parts.uri.path(), Some(from));
+        let mut act = act_of("nobody".to_owned(), &parts.method, parts.uri.path(), Some(from));
         act.status = fault.status().as_u16();
         act.detail = Some(format!("refused, {count} within a minute: {}", fault.message()));
         edge.write_down(act).await;
@@ -95,12 +96,7 @@ impl Edge {
     fn act(&self, who: String, request: &Request) -> Act {
         let from = request.extensions().get::<super::Peer>();
         let from = from.map(|peer| self.client_behind(peer.0.ip(), request.headers()));
-        self.act_of(who, request.method(), request.uri().path(), from)
-    }
-
-    fn act_of(&self, who: String, method: &Method, path: &str, from: Option<IpAddr>) -> Act {
-        let action = format!("{method} {}", cut(path));
-        Act { at: sys::now().into(), who, from, action, detail: None, status: 0 }
+        act_of(who, request.method(), request.uri().path(), from)
     }
 
     async fn write_down(&self, act: Act) {
@@ -122,6 +118,12 @@ impl Edge {
             tracing::warn!(%error, "the use of a token could not be written down");
         }
     }
+}
+
+/// One that has not ended yet.
+fn act_of(who: String, method: &Method, path: &str, from: Option<IpAddr>) -> Act {
+    let action = format!("{method} {}", cut(path));
+    Act { at: sys::now().into(), who, from, action, detail: None, status: 0 }
 }
 
 fn cut(text: &str) -> String {

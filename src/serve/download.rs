@@ -207,14 +207,17 @@ fn led_away(
 ) -> Option<Response> {
     let site = aim.choose([path, &file.path]).server?;
     edge.metrics.redirected();
-    Some(redirect_to(&site, &feed.desk, file, path))
+    Some(redirect_to(edge, &site, &feed.desk, (file.commit, path)))
 }
 
-fn redirect_to(site: &Site, desk: &Desk, file: &Document, path: &RelPath) -> Response {
+fn redirect_to(edge: &Edge, site: &Site, desk: &Desk, (commit, path): (Oid, &RelPath)) -> Response {
     let base = site.url.trim_end_matches('/');
     let feed = site.feed.as_ref().unwrap_or(&desk.feed);
-    let (commit, path) = (file.commit, target::encode(path.as_bytes()));
-    let url = format!("{base}/v1/feeds/{feed}/at/{commit}/{path}");
+    let raw = target::encode(path.as_bytes());
+    let mut url = format!("{base}/v1/feeds/{feed}/at/{commit}/{raw}");
+    if let Some(pass) = edge.pass(site, desk, commit, path) {
+        url = format!("{url}?{pass}");
+    }
     let mut response = Response::new(AxumBody::empty());
     *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
     let headers = response.headers_mut();

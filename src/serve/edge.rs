@@ -34,8 +34,8 @@ use crate::{
     disk::CurrentRoot,
     ledger::{Audit, Ledger},
     model::{
-        Bandwidth, FeedName, Freshness, Head, Label, NodeId, Oid, RegionName, RegionTable, RelPath,
-        Stale,
+        Bandwidth, FeedName, Freshness, Head, Label, NodeId, Oid, PassSecret, RegionName,
+        RegionTable, RelPath, Stale,
     },
     store::{self, Store},
     sys,
@@ -80,6 +80,8 @@ pub struct Setup {
     pub ledger: Arc<Ledger>,
     /// The record of who did what.
     pub audit: Audit,
+    /// From what the signatures of redirects are made; none where nobody is asked for a token.
+    pub pass_secret: Option<PassSecret>,
 }
 
 /// Where a feed's uploads go.
@@ -119,6 +121,7 @@ pub struct Edge {
     pub(super) ledger: Arc<Ledger>,
     pub(super) audit: Arc<Audit>,
     pub(super) failures: Failures,
+    pub(super) pass_secret: Option<PassSecret>,
     /// All desks, and who was turned away.
     pub(super) board: Board,
     regions: RwLock<Arc<RegionTable>>,
@@ -169,6 +172,7 @@ impl Edge {
             ledger: setup.ledger,
             audit: Arc::new(setup.audit),
             failures: Failures::default(),
+            pass_secret: setup.pass_secret,
             regions: RwLock::new(Arc::new(setup.regions)),
             feeds,
         })

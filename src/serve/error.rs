@@ -37,6 +37,14 @@ impl Fault {
         Fault { status, code, message: message.into(), header: None }
     }
 
+    /// 307: the answer is at the upstream.
+    pub(super) fn elsewhere(url: &str) -> Self {
+        let message = "the redirect that led here has ended; ask again where it came from";
+        let mut fault = Self::new(StatusCode::TEMPORARY_REDIRECT, "ended", message);
+        fault.header = HeaderValue::try_from(url).ok().map(|url| (header::LOCATION, url));
+        fault
+    }
+
     /// 426: the other side speaks another version of the protocol; ours is named.
     pub(super) fn other_protocol(message: impl Into<String>) -> Self {
         let ours = HeaderValue::from_static(crate::bus::frame::SUBPROTOCOL);

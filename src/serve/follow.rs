@@ -19,10 +19,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::access::Caller;
+use super::{access::Caller, passes::Told};
 use crate::{
     bus::{
-        self, Board, Desk, TurnedAway,
+        self, Board, Desk, Trust, TurnedAway,
         frame::{
             self, Announce, Fault, FromFollower, FromUpstream, Heartbeat, Hello, MAX_FRAME,
             OLDEST_PROTOCOL, Outcome, PROTOCOL, SUBPROTOCOL, Standing, Welcome,
@@ -39,6 +39,9 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long a follower may take to say hello.
 const HELLO: Duration = Duration::from_secs(10);
 
+/// What a follower may know, apart from what it was told already.
+type TellTrust = Box<dyn Fn(&Desk, &NodeId, &mut Told) -> Option<Trust> + Send + Sync>;
+
 /// What a follower is told of this node.
 pub(super) struct Host {
     /// Our identity.
@@ -49,6 +52,8 @@ pub(super) struct Host {
     pub(super) knows_region: Box<dyn Fn(&RegionName) -> bool + Send + Sync>,
     /// Whether the token that a follower showed is still good.
     pub(super) still_in: Box<dyn Fn(&Caller) -> bool + Send + Sync>,
+    /// What a follower may know of who may read; none: nobody is asked here.
+    pub(super) trust: TellTrust,
     /// Remembers who was turned away.
     pub(super) board: Board,
     /// Ends every connection.
@@ -152,12 +157,24 @@ async fn serve(desk: &Desk, visitor: Visitor, host: &Host, socket: &mut WebSocke
         }
     };
     info!(%feed, %node, %label, ?standing, "a node follows");
-    let welcome = welcome(desk, host, &hello, standing, heads.borrow_and_update().as_ref());
+    let mut trusted = Told::default();
+    let mut welcome = welcome(desk, host, &hello, standing, heads.borrow_and_update().as_ref());
+    welcome.trust = (host.trust)(desk, &node, &mut trusted);
     let told = welcome.head.map(|head| head.commit);
     let region = hello.region.clone();
     let is_still_in = || (host.still_in)(&visitor.caller);
-    let mut talk =
-        Talk { desk, node: &node, region, connection, standing, told, is_still_in: &is_still_in };
+    let trust = |told: &mut Told| (host.trust)(desk, &node, told);
+    let mut talk = Talk {
+        desk,
+        node: &node,
+        region,
+        connection,
+        standing,
+        told,
+        is_still_in: &is_still_in,
+        trusted,
+        trust: &trust,
+    };
     if say(socket, &FromUpstream::Welcome(welcome)).await.is_ok() {
         talk.run(socket, &mut heads).await;
     }
@@ -211,6 +228,7 @@ fn welcome(
         paused: desk.is_paused(&hello.node, hello.region.as_ref()),
         spread_ms: millis(desk.spread()),
         orders: desk.orders.borrow().clone(),
+        trust: None,
         warning: warning(host, hello.region.as_ref(), standing),
     }
 }
@@ -247,6 +265,9 @@ struct Talk<'a> {
     told: Option<Oid>,
     /// Whether its token is still good: a revoked one ends the conversation within a heartbeat.
     is_still_in: &'a (dyn Fn() -> bool + Sync),
+    /// What it was told of who may read.
+    trusted: Told,
+    trust: &'a (dyn Fn(&mut Told) -> Option<Trust> + Sync),
 }
 
 type Heads = tokio::sync::watch::Receiver<Option<Published>>;
@@ -298,7 +319,8 @@ impl Talk<'_> {
         let (head, standing, paused) = (self.desk.head(), self.standing, self.is_paused());
         let spread_ms = millis(self.desk.spread());
         let orders = self.desk.orders.borrow().clone();
-        let beat = Heartbeat { head, standing, paused, spread_ms, orders };
+        let trust = (self.trust)(&mut self.trusted);
+        let beat = Heartbeat { head, standing, paused, spread_ms, orders, trust };
         say(socket, &FromUpstream::Heartbeat(beat)).await
     }
 
@@ -376,6 +398,7 @@ mod tests {
             label,
             knows_region,
             still_in,
+            trust: Box::new(|_, _, _| None),
             stop: CancellationToken::new(),
         }
     }

@@ -35,6 +35,7 @@ mod objects;
 mod orders;
 mod packs;
 mod page;
+mod passes;
 mod range;
 mod redirect;
 mod runs;
@@ -180,12 +181,13 @@ fn git_routes() -> Routes {
 
 /// The `WebSocket`s of followers. One that asks for a feed that is not here hears so in a frame.
 fn follow_route(edge: &Arc<Edge>, stop: CancellationToken) -> MethodRouter<Arc<Edge>> {
-    let (table, access) = (Arc::clone(edge), edge.access.clone());
+    let (table, trust, access) = (Arc::clone(edge), Arc::clone(edge), edge.access.clone());
     let host = Arc::new(follow::Host {
         node: edge.node.clone(),
         label: edge.label.clone(),
         knows_region: Box::new(move |region| table.regions().has(region)),
         board: edge.board.clone(),
+        trust: Box::new(move |desk, node, told| trust.trust(desk, node, told)),
         still_in: Box::new(move |caller| access.is_still_in(caller)),
         stop,
     });

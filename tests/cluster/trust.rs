@@ -56,12 +56,22 @@ struct Guarded {
 impl Guarded {
     /// Starts `run` in a new folder; `config` is what stands behind `listen`, `state_dir` and `[tls]`.
     fn start(world: &World, authority: &Authority, name: &str, config: &str) -> Self {
+        Self::start_with(world, authority, name, (0, "", config))
+    }
+
+    /// The same on a port, with further keys of the node.
+    fn start_with(
+        world: &World,
+        authority: &Authority,
+        name: &str,
+        (port, keys, config): (u16, &str, &str),
+    ) -> Self {
         let folder = world.folder(name);
         fs::create_dir_all(folder.join("dir")).unwrap();
         authority.sign(&folder);
         let ca = authority.cert.clone();
         let text = format!(
-            "node = \"{name}\"\nlisten = \"0.0.0.0:0\"\nstate_dir = \"state\"\n\
+            "node = \"{name}\"\nlisten = \"0.0.0.0:{port}\"\nstate_dir = \"state\"\n{keys}\
              [tls]\ncert = \"node.crt\"\nkey = \"node.key\"\nca = \"{}\"\n{config}",
             ca.display()
         );
@@ -109,6 +119,14 @@ impl Guarded {
         (made["id"].as_str().unwrap().to_owned(), file)
     }
 
+    /// The head of the answer to a reader.
+    fn answer(&self, token: &Path, path: &str) -> String {
+        let header = format!("Authorization: Bearer {}", fs::read_to_string(token).unwrap().trim());
+        let (ca, url) = (self.ca.to_str().unwrap(), format!("{}{path}", self.url()));
+        let answer = curl(&["--cacert", ca, "-D", "-", "-o", "/dev/null", "-H", &header, &url]);
+        String::from_utf8(answer.stdout).unwrap().to_lowercase()
+    }
+
     /// The status of a request with a token or none.
     fn status(&self, token: Option<&Path>, arguments: &[&str], path: &str) -> String {
         let url = format!("{}{path}", self.url());
@@ -134,6 +152,11 @@ impl Drop for Guarded {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// A port that nobody listens on: where an address has to be known before the start.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 const PRIMARY: &str = "[[feed]]\nname = \"apps\"\ndir = \"dir\"\n";
@@ -179,6 +202,88 @@ fn a_region_with_a_token_mirrors_over_tls_until_the_token_is_revoked() {
     });
     let nodes = hub.admin(&["nodes"]);
     assert!(nodes.status.success(), "{nodes:?}");
+}
+
+#[test]
+fn a_redirect_and_a_readers_token_of_the_hub_are_good_at_the_region() {
+    let world = World::new();
+    let authority = Authority::new(&world, "ca");
+    let table = world.path("region.xml");
+    let all = "<Regions><Region name=\"edge-1\"><IPRange>127.0.0.0/8</IPRange></Region></Regions>";
+    fs::write(&table, all).unwrap();
+    let regions = format!("regions = \"{}\"\n", table.display());
+    let hub = Guarded::start_with(&world, &authority, "hub", (0, &regions, PRIMARY));
+    fs::write(hub.folder.join("dir/a.txt"), "one").unwrap();
+    let (_, token) = hub.token("eu", &["--role", "mirror", "--region", "edge-1"]);
+    let (id, reader) = hub.token("reader", &["--role", "reader", "--feed", "apps"]);
+    let port = free_port();
+    let advertise = format!("advertise = \"https://localhost:{port}\"\n");
+    let config = mirror(&hub, &token);
+    let region = Guarded::start_with(&world, &authority, "eu", (port, &advertise, &config));
+    arrives(&region, "one");
+
+    let file = "/v1/feeds/apps/files/a.txt";
+    let location = eventually("the hub leads there", || {
+        let answer = hub.answer(&reader, file);
+        let line = answer.lines().find_map(|line| line.strip_prefix("location: "));
+        line.map(|line| line.trim().to_owned()).ok_or(answer)
+    });
+    assert!(location.contains(&format!(":{}/v1/feeds/apps/at/", region.port)), "{location}");
+    let ca = authority.cert.to_str().unwrap();
+    let followed = curl(&["-f", "--cacert", ca, &location]);
+    assert_eq!(followed.stdout, b"one", "no token is shown there: {followed:?}");
+    let bare = location.split('?').next().unwrap();
+    assert!(!curl(&["-f", "--cacert", ca, bare]).status.success());
+    let other = location.replace("a.txt", "b.txt");
+    assert!(!curl(&["-f", "--cacert", ca, &other]).status.success());
+
+    // Asked directly, also while the hub is away.
+    let answers = |status: &'static str| {
+        eventually("the region knows the reader", || {
+            let found = region.status(Some(&reader), &[], file);
+            if found == status { Ok(()) } else { Err(format!("{found}\n{}", region.log())) }
+        });
+    };
+    answers("200");
+    assert_eq!(region.status(Some(&reader), &[], "/v1/feeds/apps/packs/0..1"), "403");
+    assert!(hub.admin(&["token", "revoke", &id]).status.success());
+    answers("401");
+    let (_, reader_of_all) = hub.token("second", &["--role", "reader"]);
+    eventually("the region knows the second", || {
+        match region.status(Some(&reader_of_all), &[], file).as_str() {
+            "200" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
+    drop(hub);
+    assert_eq!(region.status(Some(&reader_of_all), &[], file), "200", "the hub is away");
+    assert_eq!(region.status(Some(&reader_of_all), &[], "/v1/nodes"), "403", "for the feed alone");
+}
+
+#[test]
+fn who_did_what_is_shown_with_where_from_and_how_it_ended() {
+    let world = World::new();
+    let authority = Authority::new(&world, "ca");
+    let hub = Guarded::start(&world, &authority, "hub", PRIMARY);
+    let (id, writer) = hub.token("writer", &["--role", "writer", "--expires", "2d"]);
+    let put = hub.status(Some(&writer), &["-T", "/etc/hostname"], "/v1/feeds/apps/files/b.txt");
+    assert_eq!(put, "201");
+    assert_eq!(hub.status(Some(&writer), &["-X", "POST"], "/v1/feeds/apps/sync"), "403");
+    let audit = hub.admin(&["audit"]);
+    let audit = String::from_utf8(audit.stdout).unwrap();
+    let lines: Vec<&str> = audit.lines().collect();
+    assert_eq!(lines.len(), 4, "{audit}");
+    assert!(lines[1].contains("403") && lines[1].contains("POST /v1/feeds/apps/sync"), "{audit}");
+    let who = format!("token {id}");
+    assert!(lines[2].contains(&who) && lines[2].contains("PUT /v1/feeds/apps/files/b.txt"));
+    assert!(lines[2].contains("127.0.0.1") && lines[2].contains("201"), "{audit}");
+    assert!(lines[3].contains("admin") && lines[3].contains("\"role\":\"writer\""), "{audit}");
+    let file = fs::read_to_string(hub.folder.join("state/audit.jsonl")).unwrap();
+    assert_eq!(file.lines().count(), 3);
+    assert!(!file.contains(fs::read_to_string(&writer).unwrap().trim()), "no secret is written");
+
+    let tokens = String::from_utf8(hub.admin(&["token", "list"]).stdout).unwrap();
+    assert!(tokens.contains("LAST USED") && tokens.contains("(in 1 days)"), "{tokens}");
 }
 
 #[test]

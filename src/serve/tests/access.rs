@@ -2,8 +2,12 @@
 
 use super::*;
 use crate::{
-    model::{Role, Scope},
-    serve::need::{COMMANDS, ROUTES},
+    bus::Learned,
+    model::{Pass, PassSecret, Role, Scope, day_of},
+    serve::{
+        need::{COMMANDS, ROUTES},
+        passes::Told,
+    },
 };
 
 /// A row of the table: a method, a path with its variables filled in, and who gets through.
@@ -194,4 +198,100 @@ async fn guessing_takes_ever_longer_and_fills_no_disk() {
     assert_eq!(file.lines().count(), 3, "the first, the second and the fourth");
     let reader = world.token(Role::Reader, None);
     assert_eq!(from_outside(&world, "GET", "/v1/feeds", &reader, "").await, 200);
+}
+
+/// A region `eu` whose upstream has given it the keys of today and tomorrow.
+fn region_with_keys(secret: &PassSecret, ahead: i64) -> World {
+    let mut world = World::region();
+    let edge = Arc::get_mut(&mut world.edge).unwrap();
+    edge.access.open_reading = false;
+    edge.region = Some("eu".parse().unwrap());
+    let now = now_secs();
+    let keys = secret.keys(&"apps".parse().unwrap(), &"eu".parse().unwrap(), now).to_vec();
+    let learned = Learned { ahead_ms: 1000 * ahead, keys, readers: Vec::new() };
+    world.desk.learned.send_replace(learned);
+    world
+}
+
+fn now_secs() -> u64 {
+    crate::sys::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+#[tokio::test]
+async fn a_pass_opens_one_file_at_one_region_until_it_ends() {
+    let secret = PassSecret::new([9; 32]);
+    let world = region_with_keys(&secret, 0);
+    let commit = world.publish(&[("a b", Put::Blob(b"hello")), ("c", Put::Blob(b"other"))]);
+    let (feed, region) = ("apps".parse().unwrap(), "eu".parse().unwrap());
+    let path = RelPath::parse(b"a b").unwrap();
+    let expires = now_secs() + 600;
+    let pass = Pass { feed: &feed, commit, path: &path, region: &region, expires };
+    let query = secret.key(&feed, &region, day_of(expires)).query(&pass);
+    let status = async |path: String| world.get(&path, &[]).await.status().as_u16();
+
+    let signed = world.get(&format!("at/{commit}/a%20b?{query}"), &[]).await;
+    assert_eq!(signed.status().as_u16(), 200);
+    assert_eq!(body(signed).await, "hello");
+    // The client sends along the token that it showed at the primary, which is not known here.
+    let elsewhere = [("authorization", "Bearer depsync_elsewhere")];
+    assert_eq!(world.get(&format!("at/{commit}/a%20b?{query}"), &elsewhere).await.status(), 200);
+    for refused in [
+        format!("at/{commit}/a%20b"),
+        format!("at/{commit}/c?{query}"),
+        format!("at/{commit}/?{query}"),
+        format!("files/a%20b?{query}"),
+        format!("log?{query}"),
+        format!("at/{commit}/a%20b?{}", query.replace("exp=", "exp=1")),
+        format!("at/{commit}/a%20b?exp={expires}&sig={}", "0".repeat(64)),
+        format!("at/{commit}/a%20b?exp=x&sig="),
+    ] {
+        assert_eq!(status(refused.clone()).await, 401, "{refused}");
+    }
+    let put = request("PUT", &format!("at/{commit}/a%20b?{query}"), &[], Body::empty());
+    assert_eq!(world.send(put).await.status(), 401, "a pass is for reading");
+
+    let late = region_with_keys(&secret, 601);
+    let answer = late.get(&format!("at/{commit}/a%20b?{query}"), &[]).await;
+    assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT, "by the upstream's clock it ended");
+    let back = format!("http://hub.example:7873/v1/feeds/apps/at/{commit}/a%20b");
+    assert_eq!(header(&answer, "location"), back);
+}
+
+#[tokio::test]
+async fn a_redirect_of_a_primary_that_asks_for_tokens_is_signed_for_its_region() {
+    let mut world = World::primary();
+    let secret = PassSecret::new([9; 32]);
+    Arc::get_mut(&mut world.edge).unwrap().pass_secret = Some(secret.clone());
+    let commit = world.publish(&[("a", Put::Blob(b"hello"))]);
+    world.mirror("http://eu.example:1");
+    let answer = world.get("files/a?via=eu", &[]).await;
+    assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT);
+    let location = header(&answer, "location").to_owned();
+    let start = format!("http://eu.example:1/v1/feeds/apps/at/{commit}/a?exp=");
+    let (expires, signature) = location.strip_prefix(&start).unwrap().split_once("&sig=").unwrap();
+    let expires: u64 = expires.parse().unwrap();
+    assert!((890..=900).contains(&(expires - now_secs())));
+    let (feed, region) = ("apps".parse().unwrap(), "eu".parse().unwrap());
+    let path = RelPath::parse(b"a").unwrap();
+    let pass = Pass { feed: &feed, commit, path: &path, region: &region, expires };
+    assert!(secret.key(&feed, &region, day_of(expires)).signed(&pass, signature));
+
+    // What a node is told: the keys of its own region, once, and who may read.
+    let node: NodeId = "node-eu".parse().unwrap();
+    let reader = world.token(Role::Reader, None);
+    let _ = (world.token(Role::Writer, None), world.token(Role::Reader, Some("other")));
+    let mut told = Told::default();
+    let trust = world.edge.trust(&world.desk, &node, &mut told).unwrap();
+    let regions: Vec<_> = trust.keys.unwrap().into_iter().map(|key| key.region).collect();
+    assert_eq!(regions, [region.clone(), region]);
+    assert_eq!(trust.readers.unwrap().len(), 1, "only who may read this feed");
+    let again = world.edge.trust(&world.desk, &node, &mut told).unwrap();
+    assert_eq!((again.keys, again.readers), (None, None));
+    let id = world.edge.access.decisions.get().tokens[0].id.clone();
+    assert!(!reader.is_empty() && world.edge.access.decisions.revoke_token(&id).unwrap());
+    let after = world.edge.trust(&world.desk, &node, &mut told).unwrap();
+    assert_eq!(after.readers, Some(Vec::new()), "a revoked one is taken back");
+    let stranger = "someone".parse().unwrap();
+    let keys = world.edge.trust(&world.desk, &stranger, &mut Told::default()).unwrap().keys;
+    assert_eq!(keys, Some(Vec::new()));
 }

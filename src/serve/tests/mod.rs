@@ -114,6 +114,7 @@ impl World {
             max_upload: 1 << 20,
             audit: Audit::new(dir.path().join("audit.jsonl"), Arc::clone(&ledger)),
             ledger,
+            pass_secret: None,
         });
         World { dir, desk, edge }
     }
