@@ -1,7 +1,7 @@
 //! The few system calls that the standard library does not have, and the one clock.
 //!
-//! The only place with unsafe code: leases, the user database and `sync_file_range`, which `rustix`
-//! lacks. Nothing here knows what a feed is, follows a symbolic link, or changes how the process handles a signal.
+//! The only place with unsafe code: leases, the user database, `sync_file_range` and one option of
+//! sockets, which `rustix` lacks. Nothing here knows what a feed is, follows a symbolic link, or changes how the process handles a signal.
 
 use std::{
     collections::HashMap,
@@ -50,6 +50,27 @@ pub fn run_in_background() -> io::Result<()> {
     // SAFETY: three numbers; the call touches no memory of ours.
     let answer = unsafe { libc::syscall(libc::SYS_ioprio_set, who, thread, idle) };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Keeps what a TCP socket holds and has not sent yet below `bytes`: whoever writes into it waits
+/// until the other side takes something, and not only once megabytes lie in between.
+///
+/// # Errors
+/// When the system refuses; on sockets of other kinds.
+pub fn limit_unsent(socket: impl AsFd, bytes: u32) -> io::Result<()> {
+    const SIZE: libc::socklen_t = 4;
+    // SAFETY: the descriptor is open, and the kernel reads four bytes of a number that outlives the call.
+    #[expect(unsafe_code, reason = "rustix does not know this option")]
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const bytes).cast(),
+            SIZE,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// `fcntl`'s number for choosing the signal of a lease break (`libc` does not name it).

@@ -228,24 +228,48 @@ fn memory(pid: u32) -> f64 {
     line.trim().trim_end_matches("kB").trim().parse::<f64>().expect("a number") * 1024.0
 }
 
-/// Two thousand clients that take 2 kB/s each, and one that takes what it gets.
+/// Two thousand clients that take 2 kB/s each, and one that takes what it gets: without a limit, and
+/// under one of 50 MB/s, of which all is its due that the others do not take.
 pub(crate) fn slow_clients() {
     let world = World::new();
-    let hub = hub(&world, 300_000_000);
-    let file = "/v1/feeds/default/files/large.bin";
+    let hub = hub(&world, 2_000_000_000);
     let before = memory(hub.pid());
-    let mut clients: Vec<Client> =
-        (0..SLOW_CLIENTS).map(|number| Client::new(number, 1, Some(2000.0), file)).collect();
-    clients.push(Client::new(SLOW_CLIENTS, 1, None, file));
-    // On loopback the system takes megabytes for each client before it says that one is slow.
-    let spans = [Duration::from_secs(20), Duration::from_secs(seconds(10))];
-    let rates = runtime().block_on(measure(&hub, &clients, spans));
-    let after = memory(hub.pid());
+    let (free, _) = runtime().block_on(among_slow(&hub, None));
+    let (rate, settled) = runtime().block_on(among_slow(&hub, Some(50.0 * MB)));
     println!(
         "{SLOW_CLIENTS} slow clients: peak memory {:.0} MB (before {:.0}; wanted under 200); a fast one \
-         gets {:.1} MB/s",
-        after / MB,
+         gets {:.1} MB/s without a limit, and {:.1} MB/s of 46 that are its share of 50 (nine tenths of \
+         that after {settled} s)",
+        memory(hub.pid()) / MB,
         before / MB,
-        rates[SLOW_CLIENTS as usize] / MB,
+        free / MB,
+        rate / MB,
     );
+}
+
+/// What a fast client gets per second in the end, and after how many seconds nine tenths of it.
+async fn among_slow(hub: &Node, total: Option<f64>) -> (f64, usize) {
+    let limits = total.map_or("{}".to_owned(), |rate| format!("{{\"total\": \"{rate:.0}B/s\"}}"));
+    limit(hub, &limits);
+    let file = "/v1/feeds/default/files/large.bin";
+    let slow = (0..SLOW_CLIENTS).map(|number| Client::new(number, 1, Some(2000.0), file));
+    let fast = Client::new(SLOW_CLIENTS, 1, None, file);
+    let received = Arc::clone(&fast.received);
+    let address = hub.url();
+    let server = address.trim_start_matches("http://").parse().expect("an address");
+    let mut all = JoinSet::new();
+    slow.chain([fast]).for_each(|client| drop(all.spawn(client.download(server))));
+    let mut each = Vec::new();
+    let (mut at, mut seen) = (Instant::now(), 0);
+    for _ in 0..10 + seconds(10) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (now, total) = (Instant::now(), received.load(Relaxed));
+        each.push((total - seen) as f64 / (now - at).as_secs_f64());
+        (at, seen) = (now, total);
+    }
+    all.shutdown().await;
+    let last = &each[each.len() / 2..];
+    let rate = last.iter().sum::<f64>() / last.len() as f64;
+    let settled = each.iter().position(|one| *one > 0.9 * rate).unwrap_or(each.len());
+    (rate, settled + 1)
 }

@@ -144,7 +144,11 @@ fn sending(bandwidth: &Value) -> Option<String> {
     let limits = limits.into_iter().filter_map(|over| {
         Some(format!("{} {}", over.replace('_', " "), bandwidth["in_force"][over].as_str()?))
     });
-    let limits: Vec<_> = limits.collect();
+    let networks = items(&bandwidth["in_force"], "networks").iter().map(|network| {
+        let name = network["cidr"].as_str().or(network["region"].as_str()).unwrap_or_default();
+        format!("{name} {}", word(&network["limit"]))
+    });
+    let limits: Vec<_> = limits.chain(networks).collect();
     let count = |value: &Value| value.as_u64().unwrap_or_default();
     let waiting = &bandwidth["waiting"];
     let throttled = count(&waiting["downloads"]) + count(&waiting["replication"]);

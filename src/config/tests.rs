@@ -72,6 +72,16 @@ const FAULTS: &[(&str, &str, &str)] = &[
         "depsync.toml:3: bandwidth.total: \"0MB/s\" is not a rate",
     ),
     (
+        "[bandwidth]\nreplication = \"-5MB/s\"",
+        "",
+        "depsync.toml:3: bandwidth.replication: \"-5MB/s\" is not a rate: it does not begin with",
+    ),
+    (
+        "[bandwidth]\nper_client = \"5Mb/s\"",
+        "",
+        "depsync.toml:3: bandwidth.per_client: \"5Mb/s\" is not a rate: its unit is none of",
+    ),
+    (
         "[bandwidth]\nmax_downloads = 0",
         "",
         "depsync.toml:3: bandwidth.max_downloads: 0 is not between",

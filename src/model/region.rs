@@ -358,7 +358,74 @@ mod tests {
         prop::collection::vec((0_u8..4, 0_u8..40, 0_u8..20), 0..7)
     }
 
+    /// One field of an address range, and what it holds.
+    fn field() -> impl Strategy<Value = (String, u8, u8)> {
+        prop_oneof![
+            Just(("*".to_owned(), 0, 255)),
+            any::<u8>().prop_map(|n| (n.to_string(), n, n)),
+            (any::<u8>(), any::<u8>()).prop_map(|(a, b)| {
+                let (low, high) = (a.min(b), a.max(b));
+                (format!("{low}-{high}"), low, high)
+            }),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn ranges_by_field_hold_what_each_field_holds(
+            fields in prop::array::uniform4(field()),
+            picks in prop::collection::vec(prop::array::uniform4((0_u8..5, any::<u8>())), 20),
+        ) {
+            let text = fields.each_ref().map(|field| field.0.clone()).join(".");
+            let Ok(range) = text.parse() else {
+                // Only the number of pieces can be wrong with it.
+                let wide = fields.iter().rposition(|field| (field.1, field.2) != (0, 255)).unwrap();
+                let width = |field: &(String, u8, u8)| usize::from(field.2 - field.1) + 1;
+                prop_assert!(fields[..wide].iter().map(width).product::<usize>() > 65_536, "{}", text);
+                return Ok(());
+            };
+            let name = "r".parse().unwrap();
+            let members = vec![Member::Range(range)];
+            let table = RegionTable::build(vec![Region { name, members }]).unwrap();
+            for pick in picks {
+                let mut octets = [0; 4];
+                for ((octet, field), (kind, random)) in octets.iter_mut().zip(&fields).zip(pick) {
+                    let edges = [field.1, field.2, field.1.wrapping_sub(1), field.2.wrapping_add(1)];
+                    *octet = edges.get(usize::from(kind)).copied().unwrap_or(random);
+                }
+                let held = octets.iter().zip(&fields).all(|(n, field)| (field.1..=field.2).contains(n));
+                prop_assert_eq!(table.of_address(octets.into()).is_some(), held, "{:?} in {}", octets, text);
+            }
+        }
+
+        #[test]
+        fn networks_nest_and_the_longest_prefix_wins(
+            base in any::<u128>(),
+            prefixes in prop::collection::btree_set(0_u8..=128, 1..6),
+            flips in prop::collection::vec(0_u8..=128, 30),
+            six in any::<bool>(),
+        ) {
+            let bits: u8 = if six { 128 } else { 32 };
+            let four = |n: u128| u32::try_from(n >> 96).unwrap().to_be_bytes();
+            let address = |n: u128| if six { IpAddr::from(n.to_be_bytes()) } else { four(n).into() };
+            // What maps an IPv4 address is one.
+            prop_assume!(!six || address(base).to_canonical().is_ipv6());
+            let prefixes: Vec<u8> = prefixes.into_iter().filter(|prefix| *prefix <= bits).collect();
+            let regions = prefixes.iter().map(|prefix| Region {
+                name: format!("p{prefix}").parse().unwrap(),
+                members: vec![Member::Range(format!("{}/{prefix}", address(base)).parse().unwrap())],
+            });
+            let table = RegionTable::build(regions.collect()).unwrap();
+            for flip in flips.into_iter().filter(|flip| *flip <= bits) {
+                // The first `flip` bits are the networks' own, the next one is not.
+                let other = if flip == bits { base } else { base ^ (1 << (127 - flip)) };
+                prop_assume!(!six || address(other).to_canonical().is_ipv6());
+                let expected = prefixes.iter().filter(|prefix| **prefix <= flip).max();
+                let expected = expected.map(|prefix| format!("p{prefix}"));
+                prop_assert_eq!(who(&table, &address(other).to_string()), expected, "{}", flip);
+            }
+        }
+
         #[test]
         fn the_table_agrees_with_a_naive_model(runs in runs(), six in any::<bool>()) {
             let address = |n: u8| if six { format!("2001:db8::{n:x}") } else { format!("10.0.0.{n}") };

@@ -80,7 +80,7 @@ pub(super) async fn tar(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     });
     let body = Stream { stream, made: Some(Box::pin(made)) };
     let receiver = edge.receiver(&parts, Traffic::Downloads);
-    *response.body_mut() = Body::new(edge.throttle.body(place.with(body), receiver));
+    *response.body_mut() = Body::new(edge.throttled(place.with(body), receiver));
     Ok(response)
 }
 

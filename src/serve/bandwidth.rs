@@ -28,6 +28,8 @@ use crate::{
 const TICK: Duration = Duration::from_secs(1);
 /// Networks and windows that one request may name, each.
 const MAX_ENTRIES: usize = 1000;
+/// For how many milliseconds a window may be open: from a second to a year, as in the file.
+const LASTS: std::ops::RangeInclusive<u64> = 1_000..=366 * 86_400 * 1_000;
 
 /// What a `PUT` says; what it leaves out is not limited.
 #[derive(Default, Deserialize)]
@@ -130,8 +132,16 @@ impl NetworkFields {
 impl WindowFields {
     fn read(self) -> Result<Window, Fault> {
         let start = Cron::parse(&self.start, self.timezone.as_deref());
+        let start = start.map_err(|error| refused(error.to_string()))?;
+        if !LASTS.contains(&self.for_ms) {
+            return Err(refused(format!(
+                "a window is open for 1,000 to {} ms, not for {}",
+                LASTS.end(),
+                self.for_ms
+            )));
+        }
         Ok(Window {
-            start: start.map_err(|error| refused(error.to_string()))?,
+            start,
             lasts: Duration::from_millis(self.for_ms),
             total: self.total,
             downloads: self.downloads,

@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,18 +23,19 @@ use tokio::{
     task::JoinSet,
     time::{Instant, Sleep},
 };
-use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
-
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
-use super::{error::Error, metrics::Metrics};
-use crate::tls;
+use super::{error::Error, front::Front};
+use crate::{sys, tls};
 
 /// A few hundred kilobytes each at most.
 const MAX_CONNECTIONS: usize = 4096;
 /// For a request's head, and for what is written ahead of a slow client.
 const BUFFER: usize = 32 << 10;
+/// What the kernel holds of an answer and has not sent: beyond it a slow client would be given what
+/// others wait for. Far more is under way on a fast link, since what is sent does not count.
+const UNSENT: u32 = 128 << 10;
 /// For a request's head, and for a connection without a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// For a TLS handshake.
@@ -47,6 +47,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// After a failure to accept: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Whatever may be wrong with a body.
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// The other end of a request's connection, among its extensions.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
@@ -55,23 +58,22 @@ pub struct Peer(pub SocketAddr);
 pub(super) async fn serve(
     listener: TcpListener,
     tls: Option<Arc<tls::Server>>,
-    router: Router,
-    metrics: &Metrics,
+    front: Arc<Front>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     while let Some(accepted) = stop.run_until_cancelled(accept(&listener, &slots)).await {
         let (stream, peer, slot) = accepted?;
-        let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
+        let talk = greet(stream, tls.clone(), peer, Arc::clone(&front), stop.clone());
         connections.spawn(async move {
-            greet(stream, tls, peer, router, stop).await;
+            talk.await;
             drop(slot);
         });
         while let Some(ended) = connections.try_join_next() {
             report(ended);
         }
-        metrics.set_connections(connections.len());
+        front.edge.metrics.set_connections(connections.len());
     }
     drop(listener);
     let drained = async {
@@ -125,28 +127,30 @@ async fn greet(
     stream: TcpStream,
     tls: Option<Arc<tls::Server>>,
     peer: SocketAddr,
-    router: Router,
+    front: Arc<Front>,
     stop: CancellationToken,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, "cannot set TCP_NODELAY: {error}");
     }
-    let Some(tls) = tls else { return connection(stream, peer, router, stop).await };
+    if let Err(error) = sys::limit_unsent(&stream, UNSENT) {
+        tracing::debug!(%peer, "cannot set TCP_NOTSENT_LOWAT: {error}");
+    }
+    let Some(tls) = tls else { return connection(stream, peer, front, stop).await };
     let handshake = TlsAcceptor::from(tls.config()).accept(stream);
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(Ok(stream)) => connection(stream, peer, router, stop).await,
+        Ok(Ok(stream)) => connection(stream, peer, front, stop).await,
         Ok(Err(error)) => tracing::debug!(%peer, "no TLS: {error}"),
         Err(_) => tracing::debug!(%peer, "no TLS within {HANDSHAKE_TIMEOUT:?}"),
     }
 }
 
-async fn connection<S>(stream: S, peer: SocketAddr, router: Router, stop: CancellationToken)
+async fn connection<S>(stream: S, peer: SocketAddr, front: Arc<Front>, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(Peer(peer));
-        router.clone().oneshot(request)
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        Arc::clone(&front).answer(Peer(peer), request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -3,7 +3,7 @@
 //! The primary leads a client to its region's node, naming the commit, so what arrives is the version
 //! that the primary has. A file in the cache is answered without touching a thread.
 
-use std::{fs::File, ops::Range, sync::Arc, time::Duration};
+use std::{fs::File, net::IpAddr, ops::Range, sync::Arc, time::Duration};
 
 use axum::{
     body::Body as AxumBody,
@@ -11,13 +11,15 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header, request::Parts};
+use http_body::Body as _;
 use http_body_util::Full;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use super::{
-    Edge,
+    Edge, Peer,
+    access::Caller,
     document::{self, Body, Document, Found},
     edge::Feed,
     error::{Answer, Fault},
@@ -29,6 +31,7 @@ use super::{
     redirect::{self, Aim, Client, Fleet, Versions},
     stream::FileBody,
     target,
+    throttle::Throttled,
 };
 use crate::{
     bus::{Desk, Request as Ask, Site, Unfetched},
@@ -56,7 +59,8 @@ pub(super) async fn newest(State(edge): State<Arc<Edge>>, parts: Parts) -> Answe
     let (path, folder) = target::path_to_read(tail)?;
     let newest = freshness::newest(&edge, feed).await?;
     // Only the primary leads clients elsewhere.
-    let aim = if feed.is_primary() { aim(&edge, feed, &parts)? } else { None };
+    let asker = (&parts.headers, edge.client(&parts));
+    let aim = if feed.is_primary() { aim(&edge, feed, &parts.uri, asker)? } else { None };
     let commit = aim.as_ref().map_or(newest.commit, |aim| aim.version.commit);
     not_revoked(feed, commit)?;
     let found = find(&edge, feed, (commit, path), folder).await?;
@@ -165,16 +169,46 @@ pub(super) async fn find(
     }
 }
 
+/// The redirect of a `GET` of the newest version, where nothing has to be waited for to know it, and who
+/// asks may have it. None: another answer, or one that takes longer.
+pub(super) fn led_at_once<B>(edge: &Edge, peer: Peer, request: &Request<B>) -> Option<Response> {
+    let (uri, headers) = (request.uri(), request.headers());
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return None;
+    }
+    let (feed, raw) = uri.path().strip_prefix("/v1/feeds/")?.split_once("/files/")?;
+    let feed = edge.feed(feed).ok().filter(|feed| feed.is_primary())?;
+    // When a token was used is written down.
+    match edge.access.check(request.method(), uri, headers) {
+        Ok(Caller::Anyone | Caller::Admin) => {}
+        Ok(Caller::Holder(_)) | Err(_) => return None,
+    }
+    let (path, folder) = target::path_to_read(raw).ok()?;
+    let client = edge.client_behind(peer.0.ip(), headers);
+    let aim = aim(edge, feed, uri, (headers, Some(client))).ok()??;
+    not_revoked(feed, aim.version.commit).ok()?;
+    let place = (aim.version.commit, path);
+    match feed.found.get(&place)? {
+        Found::File(file) if !folder => led_away(edge, feed, aim, (&place.1, &file)),
+        _ => None,
+    }
+}
+
 /// Which version the client of a request gets, and from where at best; none before the first one.
-fn aim(edge: &Edge, feed: &Feed, parts: &Parts) -> Result<Option<Aim>, Fault> {
+fn aim(
+    edge: &Edge,
+    feed: &Feed,
+    uri: &Uri,
+    (headers, addr): (&HeaderMap, Option<IpAddr>),
+) -> Result<Option<Aim>, Fault> {
     let Some(newest) = feed.desk.head() else { return Ok(None) };
-    let wishes = match parts.uri.query() {
+    let wishes = match uri.query() {
         None => Wishes::default(),
-        Some(_) => wishes(&parts.uri)?,
+        Some(_) => wishes(uri)?,
     };
-    let named = parts.headers.get("x-resource-group").and_then(|group| group.to_str().ok());
+    let named = headers.get("x-resource-group").and_then(|group| group.to_str().ok());
     let client = Client {
-        addr: edge.client(parts),
+        addr,
         group: wishes.resource_group.as_deref().or(named),
         via: wishes.via.as_deref(),
     };
@@ -207,16 +241,22 @@ fn led_away(
 ) -> Option<Response> {
     let site = aim.choose([path, &file.path]).server?;
     edge.metrics.redirected();
-    Some(redirect_to(edge, &site, &feed.desk, (file.commit, path)))
+    Some(redirect_to(edge, &site, &feed.desk, (file, path)))
 }
 
-fn redirect_to(edge: &Edge, site: &Site, desk: &Desk, (commit, path): (Oid, &RelPath)) -> Response {
-    let base = site.url.trim_end_matches('/');
+fn redirect_to(
+    edge: &Edge,
+    site: &Site,
+    desk: &Desk,
+    (file, path): (&Document, &RelPath),
+) -> Response {
     let feed = site.feed.as_ref().unwrap_or(&desk.feed);
-    let raw = target::encode(path.as_bytes());
-    let mut url = format!("{base}/v1/feeds/{feed}/at/{commit}/{raw}");
-    if let Some(pass) = edge.pass(site, desk, commit, path) {
-        url = format!("{url}?{pass}");
+    let commit = file.commit_text.to_str().expect("hex digits");
+    let parts = [site.url.trim_end_matches('/'), "/v1/feeds/", feed.as_str(), "/at/", commit, "/"];
+    let mut url = parts.concat();
+    url.extend(target::encoded(path.as_bytes()));
+    if let Some(pass) = edge.pass(site, desk, file.commit, path) {
+        url.extend(["?", &pass]);
     }
     let mut response = Response::new(AxumBody::empty());
     *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
@@ -378,18 +418,23 @@ impl Edge {
     }
 
     fn memory_body(&self, bytes: Bytes, place: Place, to: Receiver) -> AxumBody {
-        self.metrics.sent(to.class, bytes.len() as u64);
         let body = place.with(Full::new(bytes));
         if self.throttle.is_limited() {
-            return AxumBody::new(self.throttle.body(body, to));
+            return AxumBody::new(self.throttled(body, to));
         }
+        self.metrics.sent(to.class, body.size_hint().lower());
         AxumBody::new(body)
     }
 
     /// Part of an opened file as a body that keeps to the limits.
     pub(super) fn file_body(&self, file: File, bytes: Range<u64>, to: Receiver) -> AxumBody {
+        let body = FileBody::new(file, bytes, self.blocking.clone(), &self.share);
+        AxumBody::new(self.throttled(body, to))
+    }
+
+    /// A body that keeps to the limits and is counted.
+    pub(super) fn throttled<B>(&self, body: B, to: Receiver) -> Throttled<B> {
         let sent = self.metrics.sending(to.class);
-        let body = FileBody::new(file, bytes, self.blocking.clone(), (&self.share, sent));
-        AxumBody::new(self.throttle.body(body, to))
+        self.throttle.body(body, to, sent)
     }
 }

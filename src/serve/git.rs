@@ -10,7 +10,7 @@ use std::{
     io::{self, Read},
     pin::Pin,
     process::Stdio,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use flate2::read::GzDecoder;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Uri, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -181,12 +181,9 @@ fn answer(edge: &Edge, parts: &Parts, mime: &'static str, first: Bytes, talk: Ta
         }
         Err(fault) => Err(io::Error::other(fault.message().to_owned())),
     });
-    let sent = edge.metrics.sending(Traffic::Downloads);
-    let said = stream::iter([Ok(first)]).chain(rest).inspect_ok(move |piece| {
-        sent.fetch_add(piece.len() as u64, Relaxed);
-    });
+    let said = stream::iter([Ok(first)]).chain(rest);
     let receiver = edge.receiver(parts, Traffic::Downloads);
-    let body = edge.throttle.body(Body::from_stream(said), receiver);
+    let body = edge.throttled(Body::from_stream(said), receiver);
     let headers = [(header::CONTENT_TYPE, mime), (header::CACHE_CONTROL, "no-cache")];
     (headers, Body::new(body)).into_response()
 }

@@ -13,7 +13,7 @@ use http::{StatusCode, header};
 
 use super::{Edge, error::Answer, health::MAX_LAG};
 use crate::{
-    model::{FeedName, Traffic},
+    model::{FeedName, Network, Traffic},
     store::Built,
 };
 
@@ -168,7 +168,15 @@ fn of_the_limits(page: &mut Page, edge: &Edge) {
     let limits = limits
         .into_iter()
         .filter_map(|(over, rate)| Some((format!("{{over=\"{over}\"}}"), rate?.bytes_per_sec())));
-    page.family("limit_bytes_per_second", "gauge", "Limits in force.", &limits.collect::<Vec<_>>());
+    let networks = plan.networks.iter().map(|it| {
+        let network = match &it.network {
+            Network::Cidr(cidr) => cidr.to_string(),
+            Network::Region(region) => region.to_string(),
+        };
+        (format!("{{over=\"{network}\"}}"), it.limit.bytes_per_sec())
+    });
+    let limits: Vec<_> = limits.chain(networks).collect();
+    page.family("limit_bytes_per_second", "gauge", "Limits in force.", &limits);
 }
 
 fn of_the_feeds(page: &mut Page, edge: &Edge) {

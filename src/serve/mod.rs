@@ -22,6 +22,7 @@ mod feeds;
 mod fleet;
 mod follow;
 mod freshness;
+mod front;
 mod gate;
 mod git;
 mod health;
@@ -56,6 +57,7 @@ use axum::{
     Extension, Router,
     extract::{DefaultBodyLimit, FromRequestParts, Request, State, ws::WebSocketUpgrade},
     middleware,
+    response::IntoResponse,
     routing::{MethodRouter, any, delete, get, post},
 };
 use tokio::net::TcpListener;
@@ -70,6 +72,7 @@ pub use throttle::Throttle;
 use crate::{bus::frame, tls};
 use access::Caller;
 use error::Fault;
+use front::Front;
 
 /// The largest body that a command may have.
 const MAX_COMMAND: usize = 64 << 10;
@@ -85,16 +88,27 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let (throttle, timetable) = (edge.throttle.clone(), Arc::clone(&edge));
-    let routes = router(&edge, stop.clone());
+    let front = Front::new(&edge, stop.clone());
     tokio::select! {
-        served = connection::serve(listener, tls, routes, &edge.metrics, stop) => served,
+        served = connection::serve(listener, tls, front, stop) => served,
         () = throttle.pace() => unreachable!("pacing never ends by itself"),
         () = timetable.follow_timetable() => unreachable!("the timetable never ends by itself"),
     }
 }
 
-/// All routes; followers' connections end at `stop`.
+/// All that a node answers, as whoever wraps it wants it; each request knows its [`Peer`].
 pub fn router(edge: &Arc<Edge>, stop: CancellationToken) -> Router {
+    let front = Front::new(edge, stop);
+    Router::new().fallback(
+        async move |peer: Option<Extension<Peer>>, request: Request| match peer {
+            Some(Extension(peer)) => Arc::clone(&front).answer(peer, request).await.into_response(),
+            None => Fault::malformed("the connection has no address").into_response(),
+        },
+    )
+}
+
+/// All routes; followers' connections end at `stop`. What comes before them is in `front`.
+fn routes(edge: &Arc<Edge>, stop: CancellationToken) -> Router {
     Router::new()
         .merge(feed_routes())
         .merge(git_routes())

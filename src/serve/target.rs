@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_encode};
 
 use super::error::Fault;
 use crate::model::{Oid, RelPath};
@@ -28,7 +28,12 @@ pub(super) fn decode(raw: &str) -> Result<Cow<'_, [u8]>, Fault> {
 
 /// A path as written into a URL.
 pub(super) fn encode(path: &[u8]) -> String {
-    percent_encode(path, KEPT).to_string()
+    encoded(path).collect()
+}
+
+/// The same in pieces, for whoever writes more than the path.
+pub(super) fn encoded(path: &[u8]) -> PercentEncode<'_> {
+    percent_encode(path, KEPT)
 }
 
 /// A path that someone wants to read; the empty one is the feed's own folder. A slash at the end

@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
@@ -83,9 +83,9 @@ impl Throttle {
         self.inner.limited.load(Relaxed)
     }
 
-    /// A body that keeps to the limits for `to`.
-    pub(super) fn body<B>(&self, inner: B, to: Receiver) -> Throttled<B> {
-        Throttled { inner, pending: Bytes::new(), flow: None, to, throttle: self.clone() }
+    /// A body that keeps to the limits for `to`, and counts what of it is `sent`.
+    pub(super) fn body<B>(&self, inner: B, to: Receiver, sent: Arc<AtomicU64>) -> Throttled<B> {
+        Throttled { inner, pending: Bytes::new(), flow: None, to, throttle: self.clone(), sent }
     }
 
     /// Wakes bodies when their turn comes; never ends by itself.
@@ -160,6 +160,7 @@ pub(super) struct Throttled<B> {
     flow: Option<Flow>,
     to: Receiver,
     throttle: Throttle,
+    sent: Arc<AtomicU64>,
 }
 
 impl<B> Throttled<B> {
@@ -197,6 +198,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Throttled<B> {
             }
         }
         let piece = ready!(this.poll_piece(cx));
+        this.sent.fetch_add(piece.len() as u64, Relaxed);
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
@@ -246,7 +248,7 @@ mod tests {
     async fn a_body_keeps_to_its_limit_and_to_its_bytes() {
         let throttle = Throttle::new(plan(1000));
         let data = Bytes::from(vec![7; 250_000]);
-        let body = throttle.body(Full::new(data), receiver());
+        let body = throttle.body(Full::new(data), receiver(), Arc::default());
         assert_eq!(body.size_hint().exact(), Some(250_000));
         let begin = Instant::now();
         let sent = tokio::select! { sent = drain(body) => sent, () = throttle.pace() => 0 };
@@ -259,7 +261,8 @@ mod tests {
     #[tokio::test]
     async fn a_changed_limit_reaches_a_body_that_waits() {
         let throttle = Throttle::new(plan(1));
-        let body = throttle.body(Full::new(Bytes::from(vec![7; 1_000_000])), receiver());
+        let body =
+            throttle.body(Full::new(Bytes::from(vec![7; 1_000_000])), receiver(), Arc::default());
         let change = async {
             while throttle.inner.state().waits.is_empty() {
                 tokio::task::yield_now().await;
@@ -276,7 +279,8 @@ mod tests {
     #[tokio::test]
     async fn without_limits_a_frame_passes_whole() {
         let throttle = Throttle::new(RatePlan::default());
-        let mut body = throttle.body(Full::new(Bytes::from(vec![7; 1_000_000])), receiver());
+        let mut body =
+            throttle.body(Full::new(Bytes::from(vec![7; 1_000_000])), receiver(), Arc::default());
         let frame = body.frame().await.unwrap().unwrap();
         assert_eq!(frame.into_data().unwrap().len(), 1_000_000);
         assert!(body.flow.is_none());

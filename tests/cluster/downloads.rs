@@ -81,6 +81,15 @@ fn a_resource_group_leads_to_its_region() {
     assert_eq!(ask(&hub, &query, "127.0.0.1", &[]).0, "307");
     assert_eq!(ask(&hub, FILE, "127.0.0.1", &[]).0, "200");
     assert_eq!(ask(&hub, FILE, "127.0.0.1", &["-H", "X-Resource-Group: Other"]).0, "200");
+    let got = world.path("got");
+    for (group, from) in [("ComputeEU", eu.url()), ("Other", hub.url())] {
+        let to = ["-o", got.to_str().unwrap(), "--json"];
+        let command = ["get", "default/app.war", "--resource-group", group];
+        let output = hub.command(&[&command[..], &to].concat());
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(told["from"], *from, "{group}: {output:?}");
+        assert_eq!(fs::read(&got).unwrap(), b"x");
+    }
 }
 
 #[test]

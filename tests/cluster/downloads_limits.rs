@@ -108,6 +108,51 @@ fn a_hundred_mirrors_share_one_pack_and_one_limit_which_can_change_under_way() {
 }
 
 #[test]
+fn clients_that_take_nothing_hold_back_nobody() {
+    const STALLED: u64 = 60;
+    let world = World::new();
+    let hub = world.primary("hub");
+    fs::write(hub.dir.join("large"), vec![7; 20_000_000]).unwrap();
+    eventually("published", || match hub.commit().as_str() {
+        "" => Err("nothing yet".to_owned()),
+        _ => Ok(()),
+    });
+    assert_eq!(limit(&hub, &json!({ "total": "20MB/s" })).0, "200");
+    let address = hub.url().strip_prefix("http://").unwrap().to_owned();
+    // They ask and never read, each from its own address, so that each is a client of its own.
+    let stalled: Vec<TcpStream> = (0..STALLED)
+        .map(|number| {
+            let from = [127, 0, 3, u8::try_from(number).unwrap() + 1];
+            let mut stream = connect_from(from, &address);
+            write!(stream, "GET {FILES}/large HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    let begun = Instant::now();
+    let fast = fetch(&hub, &format!("{FILES}/large"));
+    assert_eq!(fast.len(), 20_000_000);
+    // What is on the way to the others: what their sides take unread, and little more.
+    let sent = hub.get("/v1/bandwidth")["sent"]["downloads"].as_u64().unwrap() - 20_000_000;
+    assert!(sent < STALLED * 600_000, "{sent} bytes for those who take none");
+    let fair = (20_000_000 + sent) as f64 / 20e6;
+    assert!(begun.elapsed().as_secs_f64() < 2.0 * fair + 2.0, "{:?}", begun.elapsed());
+    drop(stalled);
+}
+
+/// A connection from an address, with a small buffer for what comes.
+fn connect_from(from: [u8; 4], to: &str) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let connected = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 << 10).unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        socket.connect(to.parse().unwrap()).await.unwrap().into_std().unwrap()
+    });
+    connected.set_nonblocking(false).unwrap();
+    connected
+}
+
+#[test]
 fn limits_follow_the_files_and_stay_where_these_are_wrong() {
     let world = World::new();
     let rs = world.path("rs.xml");
@@ -154,7 +199,10 @@ fn limits_follow_the_files_and_stay_where_these_are_wrong() {
     assert!(head.starts_with("HTTP/1.1 503") && head.contains("retry-after: "), "{head}");
     assert_eq!(hub.metric("depsync_downloads_refused_total"), 1.0);
     let status = String::from_utf8(hub.command(&["status"]).stdout).unwrap();
-    assert!(status.contains("downloads 300kB/s") && status.contains("1 being sent"), "{status}");
+    for part in ["downloads 300kB/s", "eu 5MB/s", "1 being sent"] {
+        assert!(status.contains(part), "{status}");
+    }
+    assert_eq!(hub.metric("depsync_limit_bytes_per_second"), 5_300_000.0);
 
     // Changed by file: the transfer under way follows.
     fs::write(&rs, profile("900MB/s")).unwrap();
@@ -184,6 +232,40 @@ fn limits_follow_the_files_and_stay_where_these_are_wrong() {
     let (status, answer) =
         limit(&hub, &json!({ "networks": [{ "region": "us", "limit": "1MB/s" }] }));
     assert_eq!(status, "422", "{answer}");
+}
+
+#[test]
+fn the_port_and_the_storage_of_rs_xml_are_used() {
+    let world = World::new();
+    let (dir, storage) = (world.folder("apps"), world.path("storage"));
+    // One that was free a moment ago: whoever writes such a file names a port.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let ego = "http://www.platform.com/ego/2005/05/schema";
+    let profile = format!(
+        "<sc:S xmlns:sc=\"{ego}/sc\" xmlns:ego=\"{ego}\"><sc:ActivityDescription>\
+         <ego:ActivitySpecification>\
+         <ego:EnvironmentVariable name=\"REPOSITORY_SERVICE_PORT\">{port}</ego:EnvironmentVariable>\
+         <ego:EnvironmentVariable name=\"RS_STORAGE_DIR\">{}</ego:EnvironmentVariable>\
+         </ego:ActivitySpecification></sc:ActivityDescription></sc:S>",
+        storage.display()
+    );
+    fs::write(world.path("rs.xml"), profile).unwrap();
+    let config = world.path("depsync.toml");
+    fs::write(&config, format!("rs = \"rs.xml\"\n[[feed]]\ndir = {dir:?}\n")).unwrap();
+    let mut daemon = Command::new(crate::world::DEPSYNC);
+    let mut daemon = daemon.args(["run", "--config", config.to_str().unwrap()]).spawn().unwrap();
+    let answered = std::panic::catch_unwind(|| {
+        eventually("it answers at the port", || {
+            let output = curl(&["-f", &format!("http://127.0.0.1:{port}/livez")]);
+            if output.status.success() { Ok(()) } else { Err(format!("{output:?}")) }
+        });
+    });
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    answered.unwrap();
+    assert!(storage.join("admin.token").exists());
 }
 
 #[test]

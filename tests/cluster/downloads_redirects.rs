@@ -155,6 +155,16 @@ fn a_region_with_a_part_of_the_feed_serves_that_part() {
     assert_eq!(served_here(&hub, "lib/large.war", "other_part").len(), 1_000_000);
     // What a link leads to counts, too.
     assert_eq!(served_here(&hub, "webapps/link.war", "other_part").len(), 1_000_000);
+    // A region that no entry leads to, and whose address leads nowhere.
+    let _us = world.region_with("us", &hub, &["--advertise", "http://127.0.0.1:1"]);
+    eventually("it is shown", || {
+        let shown = String::from_utf8(hub.command(&["regions"]).stdout).unwrap();
+        let line = shown.lines().find(|line| line.starts_with("us ")).unwrap_or_default();
+        match ["not in the region table", "not reached"].iter().all(|part| line.contains(part)) {
+            true => Ok(()),
+            false => Err(shown),
+        }
+    });
 }
 
 #[test]

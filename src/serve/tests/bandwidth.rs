@@ -37,6 +37,7 @@ async fn limits_are_changed_as_a_whole_or_not_at_all() {
         (json!({ "networks": [{ "limit": "1MB/s" }] }), 422, "cidr"),
         (json!({ "windows": [{ "start": "0 0 0 30 2 *", "for_ms": 1 }] }), 422, "never fires"),
         (json!({ "windows": [{ "start": "0 0 8 * * 1-5", "for_ms": 1 }] }), 422, "by name"),
+        (json!({ "windows": [{ "start": "0 0 8 * * *", "for_ms": 0 }] }), 422, "open for"),
     ] {
         let answer = put(&world, &wrong).await;
         assert_eq!(answer.status(), status, "{wrong}");

@@ -141,7 +141,9 @@ impl World {
         self.desk.reached(&node, url, Reach::Reached);
     }
 
-    async fn send(&self, request: Request<Body>) -> Response {
+    async fn send(&self, mut request: Request<Body>) -> Response {
+        let here: SocketAddr = "127.0.0.1:55555".parse().unwrap();
+        request.extensions_mut().get_or_insert(Peer(here));
         let router = super::router(&self.edge, CancellationToken::new());
         router.oneshot(request).await.unwrap()
     }
