@@ -217,10 +217,8 @@ impl<'a> Folders<'a> {
 }
 
 /// A folder of which the tree says nothing but that something lies in it.
-static PLAIN: Entry = Entry {
-    kind: Kind::Dir,
-    meta: Meta { mode: None, mtime: None, user: None, group: None, xattrs: BTreeMap::new() },
-};
+static PLAIN: Entry =
+    Entry { kind: Kind::Dir, meta: Meta { mode: None, mtime: None, extra: None } };
 
 /// Only who may write a folder may move it to another; the others get their mode in their place.
 fn may_move(entry: &Entry) -> bool {

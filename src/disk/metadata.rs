@@ -21,7 +21,7 @@ use rustix::{
 
 use super::tree::At;
 use crate::{
-    model::{Entry, Keep, Kind, Meta, Mtime},
+    model::{Entry, Extra, Keep, Kind, Meta, Mtime},
     sys,
 };
 
@@ -132,12 +132,15 @@ fn mtime(time: StatxTimestamp) -> Mtime {
 /// Reads the metadata that the feed keeps of an entry; `fd` may be opened with `O_PATH`.
 pub(super) fn read(fd: BorrowedFd<'_>, stat: &Stat, keep: Keep) -> io::Result<Meta> {
     let link = stat.kind == FileKind::Symlink;
-    Ok(Meta {
-        mode: (keep.mode && !link).then_some(stat.mode),
-        mtime: (keep.mtime && stat.kind == FileKind::File).then_some(stat.mtime),
+    let extra = Extra {
         user: keep.owner.then(|| sys::user_name(stat.uid)),
         group: keep.owner.then(|| sys::group_name(stat.gid)),
         xattrs: if keep.xattrs && !link { xattrs(fd)? } else { BTreeMap::new() },
+    };
+    Ok(Meta {
+        mode: (keep.mode && !link).then_some(stat.mode),
+        mtime: (keep.mtime && stat.kind == FileKind::File).then_some(stat.mtime),
+        extra: extra.boxed(),
     })
 }
 
@@ -224,8 +227,8 @@ fn one_note(notes: &[String]) -> Option<String> {
 }
 
 fn owner(meta: &Meta) -> (Option<Uid>, Option<Gid>, Option<String>) {
-    let user = meta.user.as_deref().map(|name| (name, sys::user_id(name)));
-    let group = meta.group.as_deref().map(|name| (name, sys::group_id(name)));
+    let user = meta.extra().user.as_deref().map(|name| (name, sys::user_id(name)));
+    let group = meta.extra().group.as_deref().map(|name| (name, sys::group_id(name)));
     let unknown = match (user, group) {
         (Some((name, None)), _) => Some(format!("the user \"{name}\" is not known on this host")),
         (_, Some((name, None))) => Some(format!("the group \"{name}\" is not known on this host")),
@@ -252,10 +255,11 @@ fn set_mode(fd: BorrowedFd<'_>, entry: &Entry, keep: Keep) -> io::Result<()> {
 }
 
 fn set_xattrs(fd: BorrowedFd<'_>, meta: &Meta) -> io::Result<()> {
-    for name in xattrs(fd)?.keys().filter(|name| !meta.xattrs.contains_key(*name)) {
+    let kept = &meta.extra().xattrs;
+    for name in xattrs(fd)?.keys().filter(|name| !kept.contains_key(*name)) {
         rustix::fs::fremovexattr(fd, name.as_slice())?;
     }
-    for (name, value) in meta.xattrs.iter().filter(|(name, _)| is_kept(name)) {
+    for (name, value) in kept.iter().filter(|(name, _)| is_kept(name)) {
         rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty())?;
     }
     Ok(())

@@ -17,7 +17,7 @@ use super::{Ledger, Result, codec};
 use crate::model::{FeedName, Mtime, Oid, RelPath};
 
 /// Entries that may wait for `flush`; beyond it they are written at once.
-const MAX_PENDING: usize = 16_384;
+const MAX_PENDING: usize = 8_192;
 
 /// What `stat` says of a file, as far as it tells whether the content may have changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,12 +23,38 @@ pub struct Meta {
     pub mode: Option<u32>,
     /// When the content was last changed, as recorded at its commit. Files only.
     pub mtime: Option<Mtime>,
+    /// What few feeds keep; boxed, since a batch and a difference hold very many entries. None where
+    /// there is nothing of it, so that equal metadata compare equal.
+    pub extra: Option<Box<Extra>>,
+}
+
+/// The owner and the extended attributes of an entry.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Extra {
     /// Owner by name.
     pub user: Option<String>,
     /// Group by name.
     pub group: Option<String>,
     /// Extended attributes by name.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+static NO_EXTRA: Extra = Extra { user: None, group: None, xattrs: BTreeMap::new() };
+
+impl Meta {
+    /// The owner and the extended attributes, as far as they are kept.
+    #[must_use]
+    pub fn extra(&self) -> &Extra {
+        self.extra.as_deref().unwrap_or(&NO_EXTRA)
+    }
+}
+
+impl Extra {
+    /// As [`Meta`] holds it.
+    #[must_use]
+    pub fn boxed(self) -> Option<Box<Extra>> {
+        (self != NO_EXTRA).then(|| Box::new(self))
+    }
 }
 
 /// What kind of thing an entry is, and its content.

@@ -32,7 +32,7 @@ mod target;
 pub use binding::{Binding, Bindings};
 pub use class::Class;
 pub use cron::{BadCron, Cron};
-pub use entry::{Change, Content, Entry, Kind, Meta, Mtime, Verb};
+pub use entry::{Change, Content, Entry, Extra, Kind, Meta, Mtime, Verb};
 pub use freshness::{Freshness, Stale};
 pub use head::{Head, Step};
 pub use id::{BadId, ObjectId, Oid};

@@ -11,13 +11,13 @@ use super::{
     gate::Candidate,
     guard::Answer,
     session::{MAX_STAGED, Retry, Session},
-    stage::Taken,
+    taken::Taken,
 };
 use crate::{
     bus::board::Ahead,
     ledger::{Kind as RunKind, MAX_NAMES, NewRun},
     model::{Change, Class, Head, RelPath},
-    store::{self, Prepared, Published, Signature},
+    store::{self, Published, Signature},
     sys,
 };
 
@@ -170,35 +170,35 @@ impl Session<'_, '_> {
             Some(draft) => draft,
             None => self.setup.store.draft()?,
         };
-        let taken = self.stage.take(&mut draft, deletions);
+        let taken = self.stage.take(&mut draft, deletions, self.guard.minds_arrivals());
         self.batch.close(now);
         self.end_release();
         if draft.is_empty() {
             return Ok(());
         }
         let by = self.sign(taken.subject())?;
-        let Some(prepared) = draft.finish(&by)? else {
-            self.remember_all(&taken);
+        let mut summary = Summary::default();
+        let Some(prepared) = draft.finish_and_tell(&by, |change| summary.add(change))? else {
+            self.forget_all(&taken);
             return Ok(());
         };
         let (subject, took) = (by.subject, started.elapsed());
-        self.propose(now, Candidate { prepared, taken, before, subject, took })
+        self.propose(now, Candidate { prepared, taken, summary, before, subject, took })
     }
 
     /// Makes a candidate the head, and says so.
     pub(super) fn publish(&mut self, now: Instant, candidate: Candidate) -> store::Result<()> {
-        let Candidate { prepared, taken, before, subject, took } = candidate;
+        let Candidate { prepared, taken, summary, before, subject, took } = candidate;
         let started = Instant::now();
-        let changes = Summary::of(&prepared);
         let published = self.setup.store.publish(prepared)?;
         self.setup.desk.post(published.clone());
         let took = took + started.elapsed();
         tracing::info!(
             feed = %self.setup.feed, commit = published.head.commit.short(), seq = published.head.seq,
-            files = changes.files, bytes = taken.bytes, ms = took.as_secs_f64() * 1000.0,
+            files = summary.files, bytes = taken.bytes, ms = took.as_secs_f64() * 1000.0,
             "{subject}"
         );
-        self.committed(now, before, &published, &Commit { taken, changes, took })
+        self.committed(now, before, &published, &Commit { taken, summary, took })
     }
 
     /// By this node, now.
@@ -223,14 +223,14 @@ impl Session<'_, '_> {
     ) -> store::Result<()> {
         let head = published.head.commit;
         self.stage.published(head);
-        self.remember_all(&commit.taken);
+        self.forget_all(&commit.taken);
         if let (Some(before), false) = (before, commit.taken.deleted.is_empty()) {
             let files = self.setup.store.totals(before.commit)?.0;
             let deleted = commit.taken.deleted_for_good();
             self.guard.published(now, (before.commit, files), deleted);
         }
-        for (path, cached) in &commit.taken.put {
-            self.guard.arrived(path, cached.blob);
+        for (path, blob) in &commit.taken.arrived {
+            self.guard.arrived(path, *blob);
         }
         self.record(published, commit);
         Ok(())
@@ -241,9 +241,9 @@ impl Session<'_, '_> {
             NewRun::new(self.setup.feed.clone(), RunKind::Commit, sys::now() - commit.took);
         run.took = commit.took;
         run.commit = Some(published.head.commit);
-        run.files = commit.changes.files;
+        run.files = commit.summary.files;
         run.bytes = commit.taken.bytes;
-        run.names.clone_from(&commit.changes.names);
+        run.names.clone_from(&commit.summary.names);
         let digests = std::mem::take(&mut self.report.digests);
         let written = self.setup.ledger.add_run(&run);
         if let Err(error) = written.and_then(|_| self.setup.ledger.put_digests(&digests)) {
@@ -251,13 +251,13 @@ impl Session<'_, '_> {
         }
     }
 
-    fn remember_all(&mut self, taken: &Taken) {
-        let put = taken.put.iter().try_for_each(|(path, cached)| self.cache.put(path, *cached));
+    /// The stat cache need not know of what is gone.
+    fn forget_all(&mut self, taken: &Taken) {
         let removed = taken.removed.iter().try_for_each(|(path, was_folder)| {
             if *was_folder { self.cache.forget_below(path) } else { self.cache.forget(path) }
         });
-        if let Err(error) = put.and(removed) {
-            tracing::warn!(feed = %self.setup.feed, %error, "files will be read again");
+        if let Err(error) = removed {
+            tracing::warn!(feed = %self.setup.feed, %error, "the stat cache keeps what is gone");
         }
         self.flush_later();
     }
@@ -305,24 +305,26 @@ impl Session<'_, '_> {
 /// A commit that was published.
 struct Commit {
     taken: Taken,
-    changes: Summary,
+    summary: Summary,
     took: Duration,
 }
 
 /// What a commit changes, for people.
-struct Summary {
+#[derive(Default)]
+pub(super) struct Summary {
     files: u64,
     names: Vec<RelPath>,
 }
 
 impl Summary {
-    fn of(prepared: &Prepared) -> Self {
-        let is_file = |change: &&Change| {
-            let mut sides = change.before.iter().chain(&change.after);
-            sides.any(|entry| !entry.kind.is_dir())
-        };
-        let files = || prepared.changes().iter().filter(is_file);
-        let names = files().take(MAX_NAMES).map(|change| change.path.clone()).collect();
-        Summary { files: files().count() as u64, names }
+    fn add(&mut self, change: &Change) {
+        let mut sides = change.before.iter().chain(&change.after);
+        if sides.all(|entry| entry.kind.is_dir()) {
+            return;
+        }
+        self.files += 1;
+        if self.names.len() < MAX_NAMES {
+            self.names.push(change.path.clone());
+        }
     }
 }

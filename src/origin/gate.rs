@@ -17,14 +17,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Result, Setup, session::Session, settle::Lane, stage::Taken};
+use super::{Result, Setup, commit::Summary, session::Session, settle::Lane, taken::Taken};
 use crate::{
     disk::Root,
     hooks::{
         Backoff, Changes, Effect, End, Event, Hook, Hooks, Occasion, Outcome, Report, Schedule,
     },
     ledger::{Kind as RunKind, NewRun, Outcome as Ended},
-    model::{Class, FeedName, Head, Label, Oid, RelPath},
+    model::{Change, Class, FeedName, Head, Label, Oid, RelPath},
     store::{self, Prepared},
     sys,
 };
@@ -33,6 +33,7 @@ use crate::{
 pub(super) struct Candidate {
     pub(super) prepared: Prepared,
     pub(super) taken: Taken,
+    pub(super) summary: Summary,
     /// The head that it follows.
     pub(super) before: Option<Head>,
     pub(super) subject: String,
@@ -56,6 +57,8 @@ pub(super) struct Gate {
     asker: Option<Asker>,
     schedule: Schedule<Oid>,
     candidate: Option<Candidate>,
+    /// What the candidate changes.
+    changes: Vec<Change>,
     /// Since when, by the time of day.
     since: SystemTime,
     running: bool,
@@ -146,6 +149,7 @@ impl Gate {
             asker,
             schedule: Schedule::new(Backoff::default(), None),
             candidate: None,
+            changes: Vec::new(),
             since: SystemTime::UNIX_EPOCH,
             running: false,
             wake: None,
@@ -182,19 +186,20 @@ impl Gate {
     /// Forgets the candidate: a scan finds again what was in it.
     pub(super) fn clear(&mut self) {
         self.candidate = None;
+        self.changes.clear();
         self.disturbed = false;
         self.gathering.clear();
     }
 
     /// Why the candidate waits, whether that is the hook's fault, since when, and its paths.
     pub(super) fn waiting(&self) -> Option<Waiting<'_>> {
-        let candidate = self.candidate.as_ref()?;
+        self.candidate.as_ref()?;
         let (reason, broken) = match &self.verdict {
             _ if self.running => return None,
             Some((_, Verdict::Waits { reason, broken })) => (reason.as_str(), *broken),
             _ => return None,
         };
-        Some(Waiting { reason, broken, since: self.since, candidate })
+        Some(Waiting { reason, broken, since: self.since, changes: &self.changes })
     }
 }
 
@@ -203,12 +208,12 @@ pub(super) struct Waiting<'a> {
     pub(super) reason: &'a str,
     pub(super) broken: bool,
     pub(super) since: SystemTime,
-    candidate: &'a Candidate,
+    changes: &'a [Change],
 }
 
 impl Waiting<'_> {
     pub(super) fn paths(&self) -> impl Iterator<Item = &RelPath> {
-        self.candidate.prepared.changes().iter().map(|change| &change.path)
+        self.changes.iter().map(|change| &change.path)
     }
 }
 
@@ -223,6 +228,7 @@ impl Session<'_, '_> {
         if !is_there || has_passed {
             return self.publish(now, candidate);
         }
+        self.gate.changes = candidate.prepared.changes(&self.setup.store)?;
         self.gate.candidate = Some(candidate);
         self.gate.since = sys::now();
         let effects = self.gate.schedule.step(now, Event::Wanted(tree));
@@ -269,7 +275,7 @@ impl Session<'_, '_> {
         let (Some(asker), Some(candidate)) = (&self.gate.asker, &self.gate.candidate) else {
             return;
         };
-        let changes = match Changes::of(self.setup.store.spool(), candidate.prepared.changes()) {
+        let changes = match Changes::of(self.setup.store.spool(), &self.gate.changes) {
             Ok(changes) => changes,
             Err(error) => {
                 let verdict = Verdict::Waits { reason: error.to_string(), broken: true };
@@ -320,6 +326,7 @@ impl Session<'_, '_> {
 
     fn publish_candidate(&mut self, now: Instant) -> Result<()> {
         let Some(candidate) = self.gate.candidate.take() else { return Ok(()) };
+        self.gate.changes.clear();
         match self.publish(now, candidate) {
             Ok(()) => {
                 self.nothing_fails();
@@ -335,9 +342,8 @@ impl Session<'_, '_> {
 
     /// Just these are held until they change.
     fn refuse_paths(&mut self, paths: &[RelPath], reason: &str) {
-        let Some(candidate) = &self.gate.candidate else { return };
         let refused: HashSet<&RelPath> = paths.iter().collect();
-        for change in candidate.prepared.changes() {
+        for change in &self.gate.changes {
             if refused.contains(&change.path) {
                 self.stage.refuse(&change.path, change.after.as_ref(), reason, sys::now());
             }
@@ -352,10 +358,9 @@ impl Session<'_, '_> {
         let Some(candidate) = self.gate.candidate.take() else { return };
         self.stage.let_pass(candidate.taken.approved);
         self.gate.gathering.clear();
-        let put = candidate.taken.put.into_iter().map(|(path, _)| path);
-        let folders = candidate.prepared.changes().iter().map(|change| change.path.clone());
+        let changed = std::mem::take(&mut self.gate.changes).into_iter().map(|change| change.path);
         let removed = candidate.taken.removed.into_iter().map(|(path, _)| path);
-        let paths: HashSet<_> = put.chain(removed).chain(folders).collect();
+        let paths: HashSet<_> = removed.chain(changed).collect();
         for path in paths {
             self.touch(&path, Lane::Event);
             if self.settle.is_pending(&path) {

@@ -83,9 +83,9 @@ impl Session<'_, '_> {
         }
         self.came_back(path);
         let effect = self.stage.saw_file(path, seen)?;
+        // Before it is published: an entry counts only where the head has the same content.
+        self.remember(path, seen);
         if effect == Effect::Same {
-            // What is in the head and not changed need not be read again.
-            self.remember(path, seen);
             return Ok(effect);
         }
         let draft = match &mut self.draft {

@@ -6,6 +6,7 @@
 //! over one queue of inputs. Events say when to look, the scan says what is there, and only what is
 //! whole and unchanged while it was read is ever published. Plain blocking code on its own thread.
 
+mod after;
 mod archive;
 mod batch;
 mod claim;
@@ -25,6 +26,7 @@ mod scan;
 mod session;
 mod settle;
 mod stage;
+mod taken;
 #[cfg(test)]
 mod tests;
 

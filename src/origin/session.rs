@@ -37,8 +37,9 @@ use crate::{
     store::{Draft, Encoder},
 };
 
-/// Paths that may wait to be looked at before a scan pauses; memory stays flat in any tree.
-const MAX_TOUCHED: usize = 10_000;
+/// Paths that may wait to be looked at before a scan pauses; memory stays flat in any tree, and the
+/// readers are never idle.
+const MAX_TOUCHED: usize = 2_000;
 /// Paths that events may touch beyond that; then a scan finds the rest.
 const MAX_EVENTS: usize = 100_000;
 /// Paths that one commit may say something about: some 200 bytes each.

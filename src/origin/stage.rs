@@ -14,10 +14,9 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::{Result, guard, read::FileSeen};
+use super::{Result, after::After, guard, read::FileSeen, taken::Taken};
 use crate::{
     disk::Keep,
-    ledger::Cached,
     model::{Entry, Kind, Meta, ObjectId, Oid, RelPath},
     store::{Draft, Store},
 };
@@ -49,17 +48,23 @@ struct Staged {
 
 struct Put {
     entry: Entry,
-    /// Of a file or a link.
-    file: Option<Known>,
+    /// Of a file or a link, in bytes.
+    size: u64,
     /// The head has no file or link there.
     is_new: bool,
 }
 
-/// What the stat cache and the ledger want to know of a file once it is published.
-#[derive(Clone, Copy)]
-struct Known {
-    cached: Cached,
-    size: u64,
+impl Staged {
+    fn new(put: Option<Put>, lost: Vec<(RelPath, Oid)>) -> Box<Self> {
+        Box::new(Self { put, lost })
+    }
+}
+
+impl Put {
+    /// Or a link.
+    fn is_file(&self) -> bool {
+        !self.entry.kind.is_dir()
+    }
 }
 
 /// A folder of the head, read whole once it is asked about again: finding one entry costs as much
@@ -78,7 +83,8 @@ pub(super) struct Stage {
     /// The folder of the head that was asked about last.
     near: RefCell<Near>,
     keep: Keep,
-    changes: BTreeMap<RelPath, Staged>,
+    /// Boxed: a tree of large values is half air.
+    changes: BTreeMap<RelPath, Box<Staged>>,
     held: BTreeSet<RelPath>,
     /// The name of the list of those: found when asked for, forgotten when it changes.
     list_id: OnceCell<String>,
@@ -94,52 +100,6 @@ pub(super) struct Refused {
     entry: Option<Entry>,
     pub(super) reason: String,
     pub(super) since: SystemTime,
-}
-
-/// What a commit took from the stage.
-#[derive(Default)]
-pub(super) struct Taken {
-    /// Files and links that it puts in place, with what was read of them.
-    pub(super) put: Vec<(RelPath, Cached)>,
-    /// Files that it deletes, but for those that a person approved, and what they held.
-    pub(super) deleted: Vec<(RelPath, Oid)>,
-    /// Files that it deletes and a person approved.
-    pub(super) approved: Vec<RelPath>,
-    /// Paths at which nothing lies any more; true: it was a folder.
-    pub(super) removed: Vec<(RelPath, bool)>,
-    /// Bytes of the files put.
-    pub(super) bytes: u64,
-}
-
-impl Taken {
-    /// What it deletes, but for files whose content it puts elsewhere: one for each of these.
-    pub(super) fn deleted_for_good(&self) -> Vec<RelPath> {
-        let mut arrived: HashMap<Oid, usize> = HashMap::new();
-        for (_, cached) in &self.put {
-            *arrived.entry(cached.blob).or_default() += 1;
-        }
-        let gone = self.deleted.iter().filter(|(_, blob)| {
-            let left = arrived.get_mut(blob).filter(|left| **left > 0);
-            left.map(|left| *left -= 1).is_none()
-        });
-        gone.map(|(path, _)| path.clone()).collect()
-    }
-
-    /// The commit's one line.
-    pub(super) fn subject(&self) -> String {
-        let one = |paths: &mut dyn Iterator<Item = &RelPath>| match (paths.next(), paths.count()) {
-            (None, _) => None,
-            (Some(path), 0) => Some(path.to_string()),
-            (Some(_), more) => Some(format!("{} paths", more + 1)),
-        };
-        let put = one(&mut self.put.iter().map(|(path, _)| path));
-        match (put, one(&mut self.removed.iter().map(|(path, _)| path))) {
-            (None, None) => "Update folders".to_owned(),
-            (Some(put), None) => format!("Update {put}"),
-            (None, Some(removed)) => format!("Remove {removed}"),
-            (Some(put), Some(removed)) => format!("Update {put}, remove {removed}"),
-        }
-    }
 }
 
 impl Stage {
@@ -216,10 +176,9 @@ impl Stage {
             return Ok(Effect::Same);
         }
         let effect = if lost.is_empty() { Effect::Changed } else { Effect::Deleted };
-        let file = Some(Known { cached: seen.cached, size: seen.size });
         let is_new = before.is_none_or(|before| before.kind.is_dir());
-        let put = Some(Put { entry: seen.entry.clone(), file, is_new });
-        self.changes.insert(path.clone(), Staged { put, lost });
+        let put = Some(Put { entry: seen.entry.clone(), size: seen.size, is_new });
+        self.changes.insert(path.clone(), Staged::new(put, lost));
         Ok(effect)
     }
 
@@ -242,8 +201,8 @@ impl Stage {
             self.changes.remove(path);
             return Ok(Effect::Same);
         }
-        let put = Some(Put { entry, file: None, is_new: false });
-        self.changes.insert(path.clone(), Staged { put, lost: Vec::new() });
+        let put = Some(Put { entry, size: 0, is_new: false });
+        self.changes.insert(path.clone(), Staged::new(put, Vec::new()));
         Ok(Effect::Changed)
     }
 
@@ -270,7 +229,7 @@ impl Stage {
         };
         if !lost.iter().any(|(file, _)| self.is_kept(file)) {
             let effect = if lost.is_empty() { Effect::Changed } else { Effect::Deleted };
-            self.changes.insert(path.clone(), Staged { put: None, lost });
+            self.changes.insert(path.clone(), Staged::new(None, lost));
             return Ok(effect);
         }
         // What is held of a folder stays; the rest goes file by file.
@@ -278,7 +237,7 @@ impl Stage {
         for (file, blob) in lost {
             if !self.is_kept(&file) && !self.is_removed(&file) {
                 let lost = vec![(file.clone(), blob)];
-                self.changes.insert(file, Staged { put: None, lost });
+                self.changes.insert(file, Staged::new(None, lost));
                 effect = Effect::Deleted;
             }
         }
@@ -359,10 +318,7 @@ impl Stage {
     }
 
     fn withdraw_below(&mut self, dir: &RelPath) {
-        // No name begins with a lower byte; where not even this fits, nothing lies below.
-        let Ok(first) = dir.join(b"\x01") else { return };
-        let below = self.changes.range(first..).map(|(path, _)| path);
-        let below: Vec<_> = below.take_while(|path| path.is_within(dir)).cloned().collect();
+        let below: Vec<_> = self.below(dir).map(|(path, _)| path.clone()).collect();
         for path in below {
             self.changes.remove(&path);
         }
@@ -389,10 +345,12 @@ impl Stage {
     }
 
     /// States the batch in a draft; without the deletions that nobody approved where these are
-    /// deferred.
-    pub(super) fn take(&mut self, draft: &mut Draft<'_>, deletions: bool) -> Taken {
+    /// deferred. `arrivals`: whether anybody wants to know what arrives.
+    pub(super) fn take(&mut self, draft: &mut Draft<'_>, deletions: bool, arrivals: bool) -> Taken {
         let mut taken = Taken::default();
         let mut later = BTreeMap::new();
+        let arrivals = arrivals || self.deletes();
+        draft.reserve(self.changes.len());
         for (path, mut staged) in std::mem::take(&mut self.changes) {
             let unapproved = staged.lost.iter().any(|(file, _)| !self.approved.contains(file));
             if unapproved && !deletions {
@@ -408,11 +366,12 @@ impl Stage {
                 taken.removed.push((path, was_folder));
                 continue;
             };
-            draft.put(&path, put.entry);
-            if let Some(known) = put.file {
-                taken.bytes += known.size;
-                taken.put.push((path, known.cached));
+            if let Some(blob) = put.entry.kind.blob() {
+                taken.bytes += put.size;
+                taken.put.add(&path);
+                taken.arrived.extend(arrivals.then(|| (path.clone(), blob)));
             }
+            draft.put(path, put.entry);
         }
         self.changes = later;
         taken
@@ -442,7 +401,7 @@ impl Stage {
     pub(super) fn load(&self, files: u64, reading: bool) -> guard::Load<'_> {
         let all_lost: usize = self.changes.values().map(|staged| staged.lost.len()).sum();
         let puts = || self.changes.values().filter_map(|staged| staged.put.as_ref());
-        let new = puts().filter(|put| put.file.is_some() && put.is_new).count();
+        let new = puts().filter(|put| put.is_file() && put.is_new).count();
         let gone = all_lost as u64 + self.held.len() as u64;
         guard::Load {
             pending: self.pending().collect(),
@@ -458,6 +417,21 @@ impl Stage {
     pub(super) fn after(&self) -> After<'_> {
         let lost = self.changes.values().flat_map(|staged| &staged.lost).map(|(file, _)| file);
         After { stage: self, gone: lost.chain(&self.held).collect() }
+    }
+
+    /// Whether the batch puts a file or a link below a folder, or in its place.
+    pub(super) fn puts_file_within(&self, dir: &RelPath) -> bool {
+        let puts_file = |staged: &Staged| staged.put.as_ref().is_some_and(Put::is_file);
+        let itself = self.changes.get(dir).is_some_and(|staged| puts_file(staged));
+        itself || self.below(dir).any(|(_, staged)| puts_file(staged))
+    }
+
+    /// What the batch says of paths below a folder. No name begins with a lower byte; where not even
+    /// this fits, nothing lies below.
+    fn below(&self, dir: &RelPath) -> impl Iterator<Item = (&RelPath, &Staged)> {
+        let first = dir.join(b"\x01").ok();
+        let from = first.into_iter().flat_map(|first| self.changes.range(first..));
+        from.take_while(|(path, _)| path.is_within(dir)).map(|(path, staged)| (path, &**staged))
     }
 
     /// Takes these deletions out of the batch; they wait for a person.
@@ -479,7 +453,7 @@ impl Stage {
                     self.held.insert(file);
                 } else {
                     let lost = vec![(file.clone(), blob)];
-                    self.changes.insert(file, Staged { put: None, lost });
+                    self.changes.insert(file, Staged::new(None, lost));
                 }
             }
         }
@@ -533,58 +507,4 @@ fn is_same(before: &Entry, now: &Entry) -> bool {
     before.kind.same_content(&now.kind)
         && executable(&before.kind) == executable(&now.kind)
         && timeless(&before.meta) == timeless(&now.meta)
-}
-
-/// The tree as it would be after the batch, for the guard.
-pub(super) struct After<'a> {
-    stage: &'a Stage,
-    gone: HashSet<&'a RelPath>,
-}
-
-impl After<'_> {
-    fn puts_file_below(&self, dir: &RelPath) -> bool {
-        let mut puts = self
-            .stage
-            .changes
-            .iter()
-            .filter(|(_, staged)| staged.put.as_ref().is_some_and(|put| put.file.is_some()));
-        puts.any(|(path, _)| path.is_within(dir))
-    }
-
-    fn head_has_files(&self, dir: &RelPath) -> Result<bool> {
-        let mut dirs = vec![dir.clone()];
-        while let Some(dir) = dirs.pop() {
-            for (name, entry) in self.stage.list_head(&dir)? {
-                let Ok(path) = dir.join(&name) else { continue };
-                if entry.kind.is_dir() {
-                    dirs.push(path);
-                } else if !self.gone.contains(&path) {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    fn sibling_in_head_has_files(&self, dir: &RelPath) -> Result<bool> {
-        let Some(parent) = dir.parent() else { return Ok(false) };
-        for (name, entry) in self.stage.list_head(&parent)? {
-            let Ok(sibling) = parent.join(&name) else { continue };
-            if entry.kind.is_dir() && sibling != *dir && self.head_has_files(&sibling)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
-
-/// A head that cannot be read counts against letting deletions pass.
-impl guard::After for After<'_> {
-    fn has_files(&self, dir: &RelPath) -> bool {
-        self.puts_file_below(dir) || self.head_has_files(dir).unwrap_or(true)
-    }
-
-    fn sibling_has_files(&self, dir: &RelPath) -> bool {
-        self.sibling_in_head_has_files(dir).unwrap_or(false)
-    }
 }

@@ -4,7 +4,7 @@
 //! the store but not on the parent's changed paths is written again. Until it is published, a
 //! commit is two temporary files in `spool/`, gone when dropped.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use tempfile::NamedTempFile;
@@ -17,14 +17,14 @@ use super::{
     pack::{self, MAX_BLOB, Pack, PackWriter, PackedBlob},
     rebuild::{self, Statement},
 };
-use crate::model::{Change, Entry, Head, Kind, Oid, RelPath};
+use crate::model::{Change, Entry, Head, Oid, RelPath};
 
 /// A commit being made on top of the head; dropping it leaves nothing.
 pub struct Draft<'a> {
     store: &'a Store,
     parent: Option<Commit>,
     pack: PackWriter,
-    statements: Vec<(RelPath, Statement)>,
+    statements: Vec<Statement>,
 }
 
 /// A commit that is written and durable in `spool/` but known to nobody.
@@ -34,7 +34,10 @@ pub struct Prepared {
     pub(super) index: NamedTempFile,
     /// All that is new but blobs, which the next commit will want.
     pub(super) objects: Objects,
-    pub(super) changes: Vec<Change>,
+    /// Those of its blobs that stand for objects which came for it.
+    pub(super) pointers: Vec<Oid>,
+    from: FolderId,
+    to: FolderId,
 }
 
 /// New objects that are in no database yet.
@@ -51,9 +54,15 @@ impl Prepared {
         self.commit.tree
     }
 
-    /// The difference from its parent, in path order.
-    pub fn changes(&self) -> &[Change] {
-        &self.changes
+    /// The difference from its parent, in path order. Read anew each time: that of a first import
+    /// takes more memory than all the rest.
+    ///
+    /// # Errors
+    /// When the parent's trees cannot be read.
+    pub fn changes(&self, store: &Store) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        differences(store, self.from, self.to, &self.objects, &mut |change| changes.push(change))?;
+        Ok(changes)
     }
 }
 
@@ -97,13 +106,22 @@ impl<'a> Draft<'a> {
 
     /// States what lies at `path` in the new tree; folders above it come by themselves. A
     /// `Kind::Dir` keeps what lies below, and makes the folder exist even when it is empty.
-    pub fn put(&mut self, path: &RelPath, entry: Entry) {
-        self.statements.push((path.clone(), Statement::Put(entry)));
+    pub fn put(&mut self, path: impl Into<RelPath>, entry: Entry) {
+        self.state(path.into(), Some(entry));
     }
 
     /// States that nothing lies at `path`, nor below it.
-    pub fn remove(&mut self, path: &RelPath) {
-        self.statements.push((path.clone(), Statement::Remove));
+    pub fn remove(&mut self, path: impl Into<RelPath>) {
+        self.state(path.into(), None);
+    }
+
+    fn state(&mut self, path: RelPath, entry: Option<Entry>) {
+        self.statements.push(Statement { path, number: self.statements.len(), entry });
+    }
+
+    /// So many statements are to come.
+    pub fn reserve(&mut self, statements: usize) {
+        self.statements.reserve_exact(statements);
     }
 
     /// How much was stated so far.
@@ -122,7 +140,19 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// When an entry's blob is nowhere, the head's trees cannot be read, or `spool/` not written.
     pub fn finish(self, by: &Signature) -> Result<Option<Prepared>> {
-        self.finish_if(by, |root, base| root != base)
+        self.finish_and_tell(by, |_| ())
+    }
+
+    /// [`Draft::finish`], handing each difference from the parent to `visit`, in path order.
+    ///
+    /// # Errors
+    /// As [`Draft::finish`].
+    pub fn finish_and_tell(
+        self,
+        by: &Signature,
+        visit: impl FnMut(&Change),
+    ) -> Result<Option<Prepared>> {
+        self.finish_if(by, |root, base| root != base, visit)
     }
 
     /// [`Draft::finish`], also when the tree is equal to the head's: a commit that says only who
@@ -132,24 +162,31 @@ impl<'a> Draft<'a> {
     /// As [`Draft::finish`].
     pub fn finish_claim(self, by: &Signature) -> Result<Option<Prepared>> {
         let has_head = self.parent.is_some();
-        self.finish_if(by, |_, _| has_head)
+        self.finish_if(by, |_, _| has_head, |_| ())
     }
 
     fn finish_if(
         mut self,
         by: &Signature,
         is_wanted: impl FnOnce(&FolderId, &FolderId) -> bool,
+        mut visit: impl FnMut(&Change),
     ) -> Result<Option<Prepared>> {
         let base = self.base()?;
         let (root, mut objects) = self.write_trees(base)?;
         if !is_wanted(&root, &base) {
             return Ok(None);
         }
-        let changes = self.changes(base, root, &objects)?;
-        self.add_moved_blobs(&changes)?;
+        let (mut moved, mut pointers) = (Moved::default(), Vec::new());
+        differences(self.store, base, root, &objects, &mut |change| {
+            moved.note(&change, &self.pack);
+            let blob = change.after.as_ref().and_then(|entry| entry.kind.blob());
+            pointers.extend(blob.filter(|blob| self.store.fresh.awaits(*blob)));
+            visit(&change);
+        })?;
+        self.add_moved_blobs(moved)?;
         let commit = self.write_commit(root, by, &mut objects)?;
         let (pack, index) = write_out(self.pack, &self.store.spool)?;
-        Ok(Some(Prepared { commit, pack, index, objects, changes }))
+        Ok(Some(Prepared { commit, pack, index, objects, pointers, from: base, to: root }))
     }
 
     fn base(&self) -> Result<FolderId> {
@@ -170,31 +207,11 @@ impl<'a> Draft<'a> {
         Ok((root, objects))
     }
 
-    fn changes(&self, from: FolderId, to: FolderId, new: &Objects) -> Result<Vec<Change>> {
-        let mut changes = Vec::new();
-        let read = |kind, id| match new.get(&id) {
-            Some(bytes) => Ok(bytes.clone()),
-            None => self.store.db.read_often(kind, id),
-        };
-        diff::differences(&read, from, to, &mut |change| {
-            changes.push(change);
-            Ok(())
-        })?;
-        Ok(changes)
-    }
-
     /// Writes the blobs that came neither with this draft nor from the parent's changed paths.
-    fn add_moved_blobs(&mut self, changes: &[Change]) -> Result<()> {
-        let blob = |entry: &Option<Entry>| match entry.as_ref()?.kind {
-            Kind::File { blob, .. } | Kind::Symlink { blob } => Some(blob),
-            Kind::Dir => None,
-        };
-        let before: HashSet<_> = changes.iter().filter_map(|change| blob(&change.before)).collect();
-        for id in changes.iter().filter_map(|change| blob(&change.after)) {
-            if !before.contains(&id) && !self.pack.contains(id) {
-                let bytes = self.store.db.read(Type::Blob, id)?;
-                self.pack.add(Type::Blob, id, &bytes)?;
-            }
+    fn add_moved_blobs(&mut self, moved: Moved) -> Result<()> {
+        for id in moved.after.iter().filter(|id| !moved.before.contains(*id)) {
+            let bytes = self.store.db.read(Type::Blob, *id)?;
+            self.pack.add(Type::Blob, *id, &bytes)?;
         }
         Ok(())
     }
@@ -218,6 +235,41 @@ impl<'a> Draft<'a> {
         objects.insert(id, raw.clone());
         commit::parse(id, &raw)
     }
+}
+
+/// Blobs of a difference that may have to be written though the store has them.
+#[derive(Default)]
+struct Moved {
+    /// On the parent's changed paths.
+    before: HashSet<Oid>,
+    /// On the new ones, and not in the draft's pack.
+    after: BTreeSet<Oid>,
+}
+
+impl Moved {
+    fn note(&mut self, change: &Change, pack: &PackWriter) {
+        let blob = |entry: &Option<Entry>| entry.as_ref()?.kind.blob();
+        self.before.extend(blob(&change.before));
+        self.after.extend(blob(&change.after).filter(|id| !pack.contains(*id)));
+    }
+}
+
+/// The difference of two trees, of which `new` are in no database yet.
+fn differences(
+    store: &Store,
+    from: FolderId,
+    to: FolderId,
+    new: &Objects,
+    visit: &mut dyn FnMut(Change),
+) -> Result<()> {
+    let read = |kind, id| match new.get(&id) {
+        Some(bytes) => Ok(bytes.clone()),
+        None => store.db.read_often(kind, id),
+    };
+    diff::differences(&read, from, to, &mut |change| {
+        visit(change);
+        Ok(())
+    })
 }
 
 /// Completes and syncs the pack and its index.

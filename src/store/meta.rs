@@ -20,7 +20,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
 use super::{Error, Result};
-use crate::model::{Meta, Mtime};
+use crate::model::{Extra, Meta, Mtime};
 
 const FIRST_LINE: &[u8] = b"depsync-meta 1\n";
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
@@ -75,15 +75,16 @@ impl<'a> Record<'a> {
     pub(super) fn meta(&self) -> Result<Meta> {
         let fields = std::str::from_utf8(&self.raw[1..self.slash]);
         let mut fields = fields.map_err(|_| bad("a field is not UTF-8"))?.split(' ');
-        let mut meta = Meta::default();
+        let (mut meta, mut extra) = (Meta::default(), Extra::default());
         if let Some(mode) = fields.next().filter(|mode| !mode.is_empty()) {
             let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777);
             meta.mode = Some(mode.ok_or_else(|| bad("a mode is not octal"))?);
         }
         for (key, value) in fields.filter_map(|field| field.split_once('=')) {
-            read_field(&mut meta, key, value)
+            read_field(&mut meta, &mut extra, key, value)
                 .ok_or_else(|| bad(&format!("the field {key}={value} is malformed")))?;
         }
+        meta.extra = extra.boxed();
         Ok(meta)
     }
 }
@@ -95,12 +96,12 @@ fn push_fields(text: &mut String, meta: &Meta) -> std::fmt::Result {
     if let Some(Mtime { secs, nanos }) = meta.mtime {
         write!(text, " t={secs}.{nanos:09}")?;
     }
-    for (key, name) in [('u', &meta.user), ('g', &meta.group)] {
+    for (key, name) in [('u', &meta.extra().user), ('g', &meta.extra().group)] {
         if let Some(name) = name {
             write!(text, " {key}={}", percent_encode(name.as_bytes(), PLAIN))?;
         }
     }
-    for (name, value) in &meta.xattrs {
+    for (name, value) in &meta.extra().xattrs {
         let value = URL_SAFE_NO_PAD.encode(value);
         write!(text, " x={}:{value}", percent_encode(name, PLAIN))?;
     }
@@ -108,7 +109,7 @@ fn push_fields(text: &mut String, meta: &Meta) -> std::fmt::Result {
 }
 
 /// None: malformed.
-fn read_field(meta: &mut Meta, key: &str, value: &str) -> Option<()> {
+fn read_field(meta: &mut Meta, extra: &mut Extra, key: &str, value: &str) -> Option<()> {
     let decode = || percent_decode_str(value).decode_utf8().ok().map(Into::into);
     match key {
         "t" => {
@@ -116,12 +117,12 @@ fn read_field(meta: &mut Meta, key: &str, value: &str) -> Option<()> {
             let nanos = nanos.bytes().all(|c| c.is_ascii_digit()).then(|| nanos.parse())?.ok()?;
             meta.mtime = Some(Mtime { secs: i64::from_str(secs).ok()?, nanos });
         }
-        "u" => meta.user = Some(decode()?),
-        "g" => meta.group = Some(decode()?),
+        "u" => extra.user = Some(decode()?),
+        "g" => extra.group = Some(decode()?),
         "x" => {
             let (name, value) = value.split_once(':')?;
             let name = percent_decode_str(name).collect();
-            meta.xattrs.insert(name, URL_SAFE_NO_PAD.decode(value).ok()?);
+            extra.xattrs.insert(name, URL_SAFE_NO_PAD.decode(value).ok()?);
         }
         _ => {}
     }
@@ -191,14 +192,13 @@ mod tests {
     use super::*;
 
     fn full() -> Meta {
-        Meta {
-            mode: Some(0o2750),
-            mtime: Some(Mtime { secs: -7, nanos: 1 }),
+        let extra = Extra {
             user: Some("wso2 carbon/é".into()),
             group: Some("=".into()),
             xattrs: [(b"user.a:/\0".to_vec(), vec![0, 255, b'/']), (b"user.b".to_vec(), vec![])]
                 .into(),
-        }
+        };
+        Meta { mode: Some(0o2750), mtime: Some(Mtime { secs: -7, nanos: 1 }), extra: extra.boxed() }
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!((read[0].of().unwrap(), read[0].name()), (Of::Folder, b"bin".as_slice()));
         let meta = read[1].meta().unwrap();
         assert_eq!(meta.mtime, Some(Mtime { secs: 1_700_000_000, nanos: 9 }));
-        assert_eq!((meta.mode, meta.user.as_deref()), (Some(0o644), Some("a b")));
+        assert_eq!((meta.mode, meta.extra().user.as_deref()), (Some(0o644), Some("a b")));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Writing packs and their indexes: git's pack version 2 and index version 2. Deltas are for whoever
 //! folds packs; what is sent has none.
 //!
-//! A pack grows in memory and goes to a temporary file once it is over some MiB, so memory does not
+//! A pack grows in memory and goes to a temporary file once it is over a MiB, so memory does not
 //! follow the size of an import. Nothing is synced or moved here.
 //! Formats: gitformat-pack(5).
 
@@ -22,7 +22,7 @@ use super::{Error, Result, db::Type};
 use crate::model::Oid;
 
 /// Above this a pack being written lies in a file.
-const MEMORY: usize = 4 << 20;
+const MEMORY: usize = 1 << 20;
 /// The largest blob of a pack, since blobs are read into memory; what is larger must be an object.
 pub const MAX_BLOB: u64 = 64 << 20;
 /// Up to here a pack travels inside the announcement.
@@ -160,8 +160,8 @@ pub(super) struct PackWriter {
     /// Bytes so far, in file and memory.
     size: u64,
     places: Vec<Place>,
-    /// Where each object begins.
-    ids: HashMap<Oid, u64>,
+    /// By id, which of the places.
+    ids: HashMap<Oid, u32>,
 }
 
 /// A complete pack in a temporary file, unsynced.
@@ -209,7 +209,8 @@ impl PackWriter {
         if self.contains(object.id) {
             return Ok(());
         }
-        self.ids.insert(object.id, self.size);
+        let at = u32::try_from(self.places.len()).map_err(|_| too_many())?;
+        self.ids.insert(object.id, at);
         let crc = crc32fast::hash(&object.bytes);
         self.places.push(Place { id: object.id, crc, offset: self.size });
         self.size += object.bytes.len() as u64;
@@ -241,7 +242,7 @@ impl PackWriter {
     ) -> Result<()> {
         let mut bytes = Vec::with_capacity(deflated.len() + 20);
         push_header(&mut bytes, OFFSET_DELTA, size);
-        push_distance(&mut bytes, self.size - self.ids[&base]);
+        push_distance(&mut bytes, self.size - self.places[self.ids[&base] as usize].offset);
         bytes.extend_from_slice(deflated);
         self.add_packed(&Packed { id, bytes })
     }
@@ -265,9 +266,7 @@ impl PackWriter {
 
     /// Sets the count and the checksum.
     pub(super) fn finish(mut self) -> Result<Pack> {
-        let count = u32::try_from(self.places.len())
-            .map_err(|_| Error::Refused("a pack holds at most 2^32 objects".to_owned()))?
-            .to_be_bytes();
+        let count = u32::try_from(self.places.len()).map_err(|_| too_many())?.to_be_bytes();
         let size = self.size + 20;
         let places = std::mem::take(&mut self.places);
         if self.file.is_some() {
@@ -284,6 +283,10 @@ impl PackWriter {
         let bytes = (size <= SMALL).then(|| Bytes::from(self.memory));
         Ok(Pack { file, size, checksum, bytes, places })
     }
+}
+
+fn too_many() -> Error {
+    Error::Refused("a pack holds at most 2^32 objects".to_owned())
 }
 
 /// Writes the count into a pack's file, and hashes it all.

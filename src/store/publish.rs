@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::{Error, Prepared, Result, Store, db::Type, durable, read::blob_of, receive, refs};
+use super::{Error, Prepared, Result, Store, db::Type, durable, receive, refs};
 use crate::model::{Head, Oid};
 
 /// A published commit, with its pack where that is small enough to travel inside the announcement.
@@ -27,7 +27,7 @@ impl Store {
     /// [`Error::Moved`] when the head is no longer the commit's parent; else when the repository
     /// cannot be written. The head is then what it was.
     pub fn publish(&self, prepared: Prepared) -> Result<Published> {
-        let Prepared { commit, pack, index, objects, changes } = prepared;
+        let Prepared { commit, pack, index, objects, pointers, .. } = prepared;
         let _one = self.lock_references();
         let found = refs::read(&self.git, refs::MAIN)?;
         if found != commit.parent {
@@ -41,8 +41,7 @@ impl Store {
         let published = Published { head: commit.head, parent: commit.parent, pack: pack.bytes };
         let seq = commit.head.seq;
         self.line().advance(commit);
-        let blobs = changes.iter().filter_map(|change| change.after.as_ref().and_then(blob_of));
-        self.fresh.published(blobs, seq);
+        self.fresh.published(pointers.into_iter(), seq);
         Ok(published)
     }
 

@@ -13,9 +13,12 @@ use super::{
 use crate::model::{Entry, Meta, RelPath};
 
 /// What somebody says about a path.
-pub(super) enum Statement {
-    Put(Entry),
-    Remove,
+pub(super) struct Statement {
+    pub(super) path: RelPath,
+    /// Later ones have higher numbers.
+    pub(super) number: usize,
+    /// What lies there; none: nothing, nor below it.
+    pub(super) entry: Option<Entry>,
 }
 
 /// What the statements about one path come to.
@@ -31,9 +34,9 @@ pub(super) fn rebuild(
     read: &Read,
     write: &mut Write,
     base: FolderId,
-    statements: Vec<(RelPath, Statement)>,
+    statements: Vec<Statement>,
 ) -> Result<FolderId> {
-    let mut edits = resolve(statements).into_iter().peekable();
+    let mut edits = Edits::new(statements).peekable();
     let root = edits.next_if(|edit| edit.path.is_root());
     let base = if root.is_some_and(|edit| edit.cleared) { FolderId::default() } else { base };
     let mut stack = Stack { read, write, open: vec![Open::new(read, RelPath::root(), base)?] };
@@ -44,35 +47,47 @@ pub(super) fn rebuild(
     stack.finish()
 }
 
-/// A removal and a file end all that was stated below them before. The result is in the order of
-/// components: a folder, what it holds, its next sibling.
-fn resolve(mut statements: Vec<(RelPath, Statement)>) -> Vec<Edit> {
-    let mut numbered: Vec<_> = statements.drain(..).enumerate().collect();
-    numbered.sort_by(|(_, (a, _)), (_, (b, _))| by_component(a, b));
-    let mut edits: Vec<Edit> = Vec::new();
-    // The current path and those above it, with the last statement that cleared them.
-    let mut above: Vec<(RelPath, Option<usize>)> = Vec::new();
-    for (number, (path, statement)) in numbered {
-        above.truncate(above.iter().take_while(|(folder, _)| path.is_within(folder)).count());
-        let inherited = above.last().and_then(|(_, cleared)| *cleared);
-        if inherited.is_some_and(|at| number < at) {
-            continue;
-        }
-        let entry = match statement {
-            Statement::Put(entry) => Some(entry),
-            Statement::Remove => None,
-        };
-        let clears = entry.as_ref().is_none_or(|entry| !entry.kind.is_dir());
-        match edits.last_mut().filter(|edit| edit.path == path) {
-            Some(edit) => {
-                edit.cleared |= clears;
-                edit.entry = entry;
-            }
-            None => edits.push(Edit { path: path.clone(), cleared: clears, entry }),
-        }
-        above.push((path, clears.then_some(number).max(inherited)));
+/// What the statements come to, in the order of components: a folder, what it holds, its next
+/// sibling. One by one, so that memory holds the statements of a large batch only once.
+struct Edits {
+    rest: std::vec::IntoIter<Statement>,
+    /// The current path and those above it, with the last statement that cleared them: a removal
+    /// and a file end all that was stated below them before.
+    above: Vec<(RelPath, Option<usize>)>,
+}
+
+impl Edits {
+    fn new(mut statements: Vec<Statement>) -> Edits {
+        statements
+            .sort_unstable_by(|a, b| by_component(&a.path, &b.path).then(a.number.cmp(&b.number)));
+        Edits { rest: statements.into_iter(), above: Vec::new() }
     }
-    edits
+
+    fn next_is_about(&self, path: &RelPath) -> bool {
+        self.rest.as_slice().first().is_some_and(|next| next.path == *path)
+    }
+}
+
+impl Iterator for Edits {
+    type Item = Edit;
+
+    fn next(&mut self) -> Option<Edit> {
+        let mut edit: Option<Edit> = None;
+        while edit.as_ref().is_none_or(|edit| self.next_is_about(&edit.path)) {
+            let Some(Statement { path, number, entry }) = self.rest.next() else { break };
+            let folders = self.above.iter().take_while(|(folder, _)| path.is_within(folder));
+            self.above.truncate(folders.count());
+            let inherited = self.above.last().and_then(|(_, cleared)| *cleared);
+            if inherited.is_some_and(|at| number < at) {
+                continue;
+            }
+            let clears = entry.as_ref().is_none_or(|entry| !entry.kind.is_dir());
+            self.above.push((path.clone(), clears.then_some(number).max(inherited)));
+            let cleared = clears || edit.is_some_and(|before| before.cleared);
+            edit = Some(Edit { path, cleared, entry });
+        }
+        edit
+    }
 }
 
 /// Byte order in which the slash comes before everything.

@@ -76,6 +76,11 @@ impl Fresh {
         self.lock().pointers.insert(pointer, id);
     }
 
+    /// Whether a blob stands for an object that came for a version that is not published yet.
+    pub(super) fn awaits(&self, pointer: Oid) -> bool {
+        self.lock().pointers.contains_key(&pointer)
+    }
+
     /// These blobs are published now.
     pub(super) fn published(&self, blobs: impl Iterator<Item = Oid>, seq: u64) {
         let mut arriving = self.lock();

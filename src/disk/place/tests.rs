@@ -14,7 +14,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::{super::*, *};
-use crate::model::{Change, Kind, Meta, Mtime, Oid};
+use crate::model::{Change, Extra, Kind, Meta, Mtime, Oid};
 
 /// What lies at a path, in a test's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -367,9 +367,12 @@ fn metadata_is_what_was_recorded() {
 fn owner_and_attributes_are_kept_where_asked_for() {
     let world = World::new(&[&tree(&[("f", file("1"))])]);
     let mut entry = entry(&file("1"));
-    entry.meta.user = Some("no such user here".to_owned());
-    entry.meta.group = Some(crate::sys::group_name(0));
-    entry.meta.xattrs = [(b"user.depsync".to_vec(), b"value".to_vec())].into();
+    let extra = Extra {
+        user: Some("no such user here".to_owned()),
+        group: Some(crate::sys::group_name(0)),
+        xattrs: [(b"user.depsync".to_vec(), b"value".to_vec())].into(),
+    };
+    entry.meta.extra = extra.boxed();
     let change = Change { path: path("f"), before: None, after: Some(entry.clone()) };
     let keep = Keep { owner: true, xattrs: true, ..KEEP };
     let placed = world.with(&[change], keep, place).unwrap();
@@ -377,7 +380,7 @@ fn owner_and_attributes_are_kept_where_asked_for() {
     assert!(placed.notes[0].1.contains("no such user here"), "{:?}", placed.notes);
     let stat = world.root.stat(&path("f")).unwrap().unwrap();
     let meta = world.root.meta(&path("f"), &stat, &keep).unwrap();
-    assert_eq!(meta.xattrs, entry.meta.xattrs);
+    assert_eq!(meta.extra().xattrs, entry.meta.extra().xattrs);
     assert_eq!((meta.mode, meta.mtime), (entry.meta.mode, entry.meta.mtime));
 }
 

@@ -118,7 +118,7 @@ proptest! {
                     let before = published.last().map_or(Model::new(), |(_, model)| model.clone());
                     let made = std::mem::replace(&mut draft, world.store.draft().unwrap());
                     if let Some(prepared) = made.finish(&by(1)).unwrap() {
-                        prop_assert_eq!(prepared.changes(), naive_diff(&before, &whole));
+                        prop_assert_eq!(prepared.changes(&world.store).unwrap(), naive_diff(&before, &whole));
                         let head = world.store.publish(prepared).unwrap().head;
                         prop_assert_eq!(&as_model(&world.store, head.commit), &whole);
                         published.push((head.commit, whole));
