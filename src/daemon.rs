@@ -23,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{after::After, steward::Steward};
+pub use crate::bus::Importing;
 use crate::{
     bus::{self, Board, Desk},
     config::{self, Checkout, FeedSettings, Primary, Settings},
@@ -152,11 +153,14 @@ impl Error {
     }
 }
 
+/// Who wants to know how far a feed's first import is; none: it is over.
+pub type Watcher = Arc<dyn Fn(&FeedName, Option<Importing>) + Send + Sync>;
+
 /// Runs a node until it is told to stop (SIGTERM or SIGINT).
 ///
 /// # Errors
 /// When it cannot start, or a stage ended early.
-pub fn run(settings: Settings) -> Result<(), Error> {
+pub fn run(settings: Settings, watcher: Option<Watcher>) -> Result<(), Error> {
     let state = StateDir::open(&settings.state_dir)?;
     if let Err(error) = sys::allow_open_files() {
         tracing::warn!(%error, "the limit on open files stays as it is");
@@ -166,7 +170,7 @@ pub fn run(settings: Settings) -> Result<(), Error> {
     let runtime = Builder::new_multi_thread().enable_all().thread_name("edge").build()?;
     let result = runtime.block_on(async {
         let signals = Signals::new()?;
-        Arc::new(Node::open(settings, state)?).run(signals).await
+        Arc::new(Node::open(settings, state)?).run(signals, watcher).await
     });
     abandon(runtime);
     result
@@ -238,7 +242,7 @@ impl Node {
         Ok(Self { settings, state, ledger, decisions, feeds, tls })
     }
 
-    async fn run(self: Arc<Self>, signals: Signals) -> Result<(), Error> {
+    async fn run(self: Arc<Self>, signals: Signals, watcher: Option<Watcher>) -> Result<(), Error> {
         let listen = self.settings.listen;
         let refused = |source| Error::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(refused)?;
@@ -253,6 +257,10 @@ impl Node {
             let steward = Steward::new(Arc::clone(&self), at, address)?;
             stages.spawn(steward.run(stop.clone()));
             self.after(feed).spawn(&mut stages)?;
+            if let Some(watcher) = &watcher {
+                let (desk, watcher) = (Arc::clone(&feed.desk), Arc::clone(watcher));
+                stages.spawn(tell_of_imports(desk, watcher, stop.clone()));
+            }
             stages.spawn(keep_bindings(
                 Arc::clone(&feed.desk),
                 Arc::clone(&self.decisions),
@@ -631,6 +639,27 @@ async fn keep_bindings(
         )]
         let kept = tokio::task::spawn_blocking(kept).await;
         kept.map_err(|panic| Error::Ended(panic.to_string()))??;
+    }
+}
+
+/// Tells how far a feed's first import is, as often as its state is posted.
+async fn tell_of_imports(
+    desk: Arc<Desk>,
+    watcher: Watcher,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let mut states = desk.state.subscribe();
+    let mut told = None;
+    loop {
+        let importing = states.borrow_and_update().importing;
+        if importing != told {
+            watcher(&desk.feed, importing);
+            told = importing;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            changed = states.changed() => if changed.is_err() { return Ok(()) },
+        }
     }
 }
 

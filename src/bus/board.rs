@@ -430,8 +430,27 @@ pub struct State {
     pub rescans: u64,
     /// At a primary: why folders are scanned instead of watched, where that can be mended.
     pub unwatched: Option<String>,
+    /// At a primary: how far its first import is.
+    pub importing: Option<Importing>,
     /// The last failure, until the work that failed succeeds.
     pub last_error: Option<String>,
+}
+
+/// How far a first import is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Importing {
+    /// Files that were read.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files in all, once they are counted.
+    pub total: Option<u64>,
+    /// Files in a second, once that says something.
+    pub files_per_sec: Option<u64>,
+    /// Bytes in a second.
+    pub rate: Option<u64>,
+    /// How long it will still take.
+    pub left: Option<Duration>,
 }
 
 /// A change that waits, with its reason.

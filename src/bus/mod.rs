@@ -17,8 +17,8 @@ pub mod roster;
 pub mod trust;
 
 pub use board::{
-    Approval, Board, Decision, DeletionsHeld, Desk, Held, Mailbox, Request, State, TurnedAway,
-    Unfetched,
+    Approval, Board, Decision, DeletionsHeld, Desk, Held, Importing, Mailbox, Request, State,
+    TurnedAway, Unfetched,
 };
 pub use care::{Care, Chores, FsckReport, GcReport};
 pub use fleet::Verdict;

@@ -15,6 +15,7 @@ mod download_tests;
 mod fleet;
 mod get;
 mod history;
+mod import_bar;
 mod key;
 mod orders;
 mod serve;

@@ -10,7 +10,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::Error;
+use super::{Error, import_bar::Bars};
 use crate::{
     config::{self, Consent, Flags, Settings},
     daemon,
@@ -161,16 +161,18 @@ impl RunArgs {
 }
 
 fn serve(settings: Settings, format: LogFormat) -> Result<(), Error> {
-    log_to_stderr(format);
-    Ok(daemon::run(settings)?)
+    let bars = Bars::new();
+    log_to_stderr(format, &bars);
+    Ok(daemon::run(settings, bars.watcher())?)
 }
 
 /// `RUST_LOG` chooses what is told, as everywhere; without it, what an operator needs.
-fn log_to_stderr(format: LogFormat) {
+fn log_to_stderr(format: LogFormat, bars: &Bars) {
     use tracing_subscriber::{EnvFilter, fmt};
 
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
+    let log =
+        fmt().with_env_filter(filter).with_writer(bars.writer()).with_ansi(stderr().is_terminal());
     match format {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),

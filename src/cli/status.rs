@@ -182,6 +182,9 @@ fn show_feed(feed: &Value) {
     if let Some(text) = progress(&feed["progress"]) {
         println!("  fetching: {text}");
     }
+    if let Some(text) = importing(&feed["importing"]) {
+        println!("  importing: {text}");
+    }
     let held = items(feed, "held");
     for change in held {
         let [path, reason, since] = ["path", "reason", "since"].map(|name| word(&change[name]));
@@ -213,6 +216,23 @@ fn follower(node: &Value, feed: &Value) -> Option<Vec<String>> {
         word(&node["url"]),
         error.or_else(|| progress(&mirrored["progress"])).unwrap_or_default(),
     ])
+}
+
+/// How far a first import is, how fast, and how long it will take.
+fn importing(importing: &Value) -> Option<String> {
+    let mut text = files(importing.get("files")?);
+    if !importing["total_files"].is_null() {
+        text = format!("{} of {}", word(&importing["files"]), files(&importing["total_files"]));
+    }
+    text = format!("{text}, {}", size(&importing["bytes"]));
+    if !importing["rate"].is_null() {
+        let files = word(&importing["files_per_sec"]);
+        text = format!("{text}, {files} files/s, {}/s", size(&importing["rate"]));
+    }
+    if !importing["left_ms"].is_null() {
+        text = format!("{text}, {} left", millis(&importing["left_ms"]));
+    }
+    Some(text)
 }
 
 /// How far a fetch is, how fast, and how long it will take.

@@ -195,6 +195,25 @@ impl Root {
         Ok(entries)
     }
 
+    /// How many files a folder has, and the names of its folders; looks at none of them.
+    ///
+    /// # Errors
+    /// As [`Root::list`].
+    pub fn count(&self, dir: &RelPath) -> Result<(u64, Vec<Vec<u8>>)> {
+        let (mut files, mut folders) = (0, Vec::new());
+        let mut read = || -> io::Result<()> {
+            for_each_name(self.folder(dir)?.as_fd(), |name, kind| {
+                match kind {
+                    FileType::Directory => folders.push(name.to_bytes().to_vec()),
+                    _ => files += 1,
+                }
+                Ok(())
+            })
+        };
+        read().map_err(self.failed("list", dir))?;
+        Ok((files, folders))
+    }
+
     /// Metadata of an entry as the feed keeps it; `stat` is the entry's.
     ///
     /// # Errors

@@ -33,12 +33,6 @@ impl BadPath {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RelPath(Box<[u8]>);
 
-impl From<&RelPath> for RelPath {
-    fn from(path: &RelPath) -> Self {
-        path.clone()
-    }
-}
-
 impl RelPath {
     /// The feed's own folder.
     #[must_use]

@@ -292,6 +292,7 @@ impl Session<'_, '_> {
             return Ok(());
         }
         self.catching_up = false;
+        self.import = None;
         // Counted while nobody waits: the guard will want to know.
         self.files()?;
         if self.stage.held().is_empty() && !self.stage.deletes() {

@@ -83,6 +83,9 @@ impl Session<'_, '_> {
         }
         self.came_back(path);
         let effect = self.stage.saw_file(path, seen)?;
+        if let Some(import) = &mut self.import {
+            import.read(seen.size);
+        }
         // Before it is published: an entry counts only where the head has the same content.
         self.remember(path, seen);
         if effect == Effect::Same {

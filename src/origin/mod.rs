@@ -15,6 +15,7 @@ mod control;
 mod gate;
 mod guard;
 mod identity;
+mod import;
 mod look;
 mod orders;
 mod read;

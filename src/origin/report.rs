@@ -63,6 +63,16 @@ impl Session<'_, '_> {
             return;
         }
         let head = self.setup.desk.head();
+        let importing = self.import.as_ref().map(|import| import.progress(now));
+        if let Some(progress) = importing
+            && self.import.as_mut().is_some_and(|import| import.is_to_be_logged(now))
+        {
+            tracing::info!(
+                feed = %self.setup.feed, files = progress.files, of = progress.total,
+                bytes = progress.bytes, bytes_per_sec = progress.rate,
+                left_secs = progress.left.map(|left| left.as_secs()), "importing"
+            );
+        }
         let state = State {
             primary: true,
             state,
@@ -72,6 +82,7 @@ impl Session<'_, '_> {
             held: self.held(),
             deletions: self.deletions_held(),
             rescans: self.report.rescans,
+            importing,
             unwatched: self.unwatched.clone().filter(|_| self.is_watched_in_part()),
             last_error: self.report.last_error.clone().or_else(|| self.broken_hook()),
             ..State::default()

@@ -18,6 +18,7 @@ use super::{
     gate::Gate,
     guard::Guard,
     identity::{self, Halt},
+    import::Import,
     read::Reader,
     readers::Readers,
     report::Report,
@@ -87,6 +88,8 @@ pub(super) struct Session<'a, 'scope> {
     pub(super) scan: Scan,
     /// Until the first scan is committed: all that happened meanwhile is one commit.
     pub(super) catching_up: bool,
+    /// While there is no head yet.
+    pub(super) import: Option<Import>,
     pub(super) halt: Option<Halt>,
     /// After a failure: not before then.
     pub(super) retry: Option<Retry>,
@@ -171,6 +174,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
             gate: Gate::new(scope, setup, &root, origin.wake())?,
             scan: Scan::default(),
             catching_up: true,
+            import: None,
             halt: None,
             retry: None,
             hold: Hold::default(),
@@ -191,6 +195,10 @@ impl<'a, 'scope> Session<'a, 'scope> {
             setup,
         };
         session.begin(decided)?;
+        if head.is_none() {
+            let import = Import::start(scope, now, &session.root, options.profile)?;
+            session.import = Some(import);
+        }
         Ok(session)
     }
 

@@ -54,12 +54,6 @@ struct Put {
     is_new: bool,
 }
 
-impl Staged {
-    fn new(put: Option<Put>, lost: Vec<(RelPath, Oid)>) -> Box<Self> {
-        Box::new(Self { put, lost })
-    }
-}
-
 impl Put {
     /// Or a link.
     fn is_file(&self) -> bool {
@@ -178,7 +172,7 @@ impl Stage {
         let effect = if lost.is_empty() { Effect::Changed } else { Effect::Deleted };
         let is_new = before.is_none_or(|before| before.kind.is_dir());
         let put = Some(Put { entry: seen.entry.clone(), size: seen.size, is_new });
-        self.changes.insert(path.clone(), Staged::new(put, lost));
+        self.say(path.clone(), put, lost);
         Ok(effect)
     }
 
@@ -202,8 +196,12 @@ impl Stage {
             return Ok(Effect::Same);
         }
         let put = Some(Put { entry, size: 0, is_new: false });
-        self.changes.insert(path.clone(), Staged::new(put, Vec::new()));
+        self.say(path.clone(), put, Vec::new());
         Ok(Effect::Changed)
+    }
+
+    fn say(&mut self, path: RelPath, put: Option<Put>, lost: Vec<(RelPath, Oid)>) {
+        self.changes.insert(path, Box::new(Staged { put, lost }));
     }
 
     /// What exists is not deleted, whatever was said of it.
@@ -229,7 +227,7 @@ impl Stage {
         };
         if !lost.iter().any(|(file, _)| self.is_kept(file)) {
             let effect = if lost.is_empty() { Effect::Changed } else { Effect::Deleted };
-            self.changes.insert(path.clone(), Staged::new(None, lost));
+            self.say(path.clone(), None, lost);
             return Ok(effect);
         }
         // What is held of a folder stays; the rest goes file by file.
@@ -237,7 +235,7 @@ impl Stage {
         for (file, blob) in lost {
             if !self.is_kept(&file) && !self.is_removed(&file) {
                 let lost = vec![(file.clone(), blob)];
-                self.changes.insert(file, Staged::new(None, lost));
+                self.say(file, None, lost);
                 effect = Effect::Deleted;
             }
         }
@@ -371,7 +369,7 @@ impl Stage {
                 taken.put.add(&path);
                 taken.arrived.extend(arrivals.then(|| (path.clone(), blob)));
             }
-            draft.put(path, put.entry);
+            draft.state(path, Some(put.entry));
         }
         self.changes = later;
         taken
@@ -453,7 +451,7 @@ impl Stage {
                     self.held.insert(file);
                 } else {
                     let lost = vec![(file.clone(), blob)];
-                    self.changes.insert(file, Staged::new(None, lost));
+                    self.say(file, None, lost);
                 }
             }
         }

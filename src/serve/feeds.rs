@@ -121,6 +121,16 @@ async fn describe(edge: &Edge, feed: &Feed) -> Result<Value, Fault> {
         "followers": feed.desk.followers().len(),
         "store": upkeep::describe(&feed.desk.care.borrow()),
     });
+    if let Some(importing) = state.importing {
+        feed["importing"] = json!({
+            "files": importing.files,
+            "bytes": importing.bytes,
+            "total_files": importing.total,
+            "files_per_sec": importing.files_per_sec,
+            "rate": importing.rate,
+            "left_ms": importing.left.map(|left| left.as_millis()),
+        });
+    }
     if !state.primary {
         feed["upstream"] = json!(state.upstream_url);
         (feed["want"], feed["fetched"], feed["have"]) =

@@ -106,16 +106,17 @@ impl<'a> Draft<'a> {
 
     /// States what lies at `path` in the new tree; folders above it come by themselves. A
     /// `Kind::Dir` keeps what lies below, and makes the folder exist even when it is empty.
-    pub fn put(&mut self, path: impl Into<RelPath>, entry: Entry) {
-        self.state(path.into(), Some(entry));
+    pub fn put(&mut self, path: &RelPath, entry: Entry) {
+        self.state(path.clone(), Some(entry));
     }
 
     /// States that nothing lies at `path`, nor below it.
-    pub fn remove(&mut self, path: impl Into<RelPath>) {
-        self.state(path.into(), None);
+    pub fn remove(&mut self, path: &RelPath) {
+        self.state(path.clone(), None);
     }
 
-    fn state(&mut self, path: RelPath, entry: Option<Entry>) {
+    /// [`Draft::put`], or [`Draft::remove`] where there is no entry.
+    pub fn state(&mut self, path: RelPath, entry: Option<Entry>) {
         self.statements.push(Statement { path, number: self.statements.len(), entry });
     }
 
@@ -183,7 +184,7 @@ impl<'a> Draft<'a> {
             pointers.extend(blob.filter(|blob| self.store.fresh.awaits(*blob)));
             visit(&change);
         })?;
-        self.add_moved_blobs(moved)?;
+        self.add_moved_blobs(&moved)?;
         let commit = self.write_commit(root, by, &mut objects)?;
         let (pack, index) = write_out(self.pack, &self.store.spool)?;
         Ok(Some(Prepared { commit, pack, index, objects, pointers, from: base, to: root }))
@@ -208,7 +209,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Writes the blobs that came neither with this draft nor from the parent's changed paths.
-    fn add_moved_blobs(&mut self, moved: Moved) -> Result<()> {
+    fn add_moved_blobs(&mut self, moved: &Moved) -> Result<()> {
         for id in moved.after.iter().filter(|id| !moved.before.contains(*id)) {
             let bytes = self.store.db.read(Type::Blob, *id)?;
             self.pack.add(Type::Blob, *id, &bytes)?;
