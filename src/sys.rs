@@ -273,8 +273,9 @@ pub fn sync_file_system(fd: impl AsFd) -> io::Result<()> {
     Ok(rustix::fs::syncfs(fd)?)
 }
 
-/// Has the disk begin with a stretch of a file, without waiting for it: a sync at the end then has
-/// less to wait for. It makes nothing durable, and a file system that cannot is none the worse.
+/// Has the disk begin with a stretch of a file (0 bytes: up to its end), without waiting for it: a
+/// sync at the end then has less to wait for. It makes nothing durable, and a file system that cannot
+/// is none the worse.
 pub fn start_writing(file: &File, offset: u64, bytes: u64) {
     let (Ok(offset), Ok(bytes)) = (offset.try_into(), bytes.try_into()) else { return };
     // SAFETY: it takes numbers only, and the descriptor is open for as long as `file` is borrowed.

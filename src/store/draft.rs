@@ -2,9 +2,12 @@
 //!
 //! All that is new goes into one pack, whole for whoever has the parent alone: a blob that lies in
 //! the store but not on the parent's changed paths is written again. Until it is published, a
-//! commit is two temporary files in `spool/`, gone when dropped.
+//! commit is three temporary files in `spool/`, gone when dropped.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    path::Path,
+};
 
 use bytes::Bytes;
 use tempfile::NamedTempFile;
@@ -16,6 +19,7 @@ use super::{
     folder::FolderId,
     pack::{self, MAX_BLOB, Pack, PackWriter, PackedBlob},
     rebuild::{self, Statement},
+    refs,
 };
 use crate::model::{Change, Entry, Head, Oid, RelPath};
 
@@ -32,6 +36,8 @@ pub struct Prepared {
     pub(super) commit: Commit,
     pub(super) pack: Pack,
     pub(super) index: NamedTempFile,
+    /// What `main` will consist of.
+    pub(super) reference: NamedTempFile,
     /// All that is new but blobs, which the next commit will want.
     pub(super) objects: Objects,
     /// Those of its blobs that stand for objects which came for it.
@@ -186,8 +192,9 @@ impl<'a> Draft<'a> {
         })?;
         self.add_moved_blobs(&moved)?;
         let commit = self.write_commit(root, by, &mut objects)?;
-        let (pack, index) = write_out(self.pack, &self.store.spool)?;
-        Ok(Some(Prepared { commit, pack, index, objects, pointers, from: base, to: root }))
+        let (pack, index, reference) = write_out(self.pack, &self.store.spool, commit.id)?;
+        let (from, to) = (base, root);
+        Ok(Some(Prepared { commit, pack, index, reference, objects, pointers, from, to }))
     }
 
     fn base(&self) -> Result<FolderId> {
@@ -273,10 +280,15 @@ fn differences(
     })
 }
 
-/// Completes and syncs the pack and its index.
-fn write_out(pack: PackWriter, spool: &std::path::Path) -> Result<(Pack, NamedTempFile)> {
+/// Completes the pack, and syncs it with its index and what will be the reference.
+fn write_out(
+    pack: PackWriter,
+    spool: &Path,
+    commit: Oid,
+) -> Result<(Pack, NamedTempFile, NamedTempFile)> {
     let mut pack = pack.finish()?;
     let index = pack.write_index(spool)?;
-    durable::sync_both(pack.file.path(), index.path())?;
-    Ok((pack, index))
+    let reference = refs::in_spool(spool, commit)?;
+    durable::sync_all(&[pack.file.path(), index.path(), reference.path()])?;
+    Ok((pack, index, reference))
 }

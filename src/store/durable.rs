@@ -4,11 +4,14 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
 };
 
+use rustix::fs::CWD;
+
 use super::{Error, Result};
+use crate::sys;
 
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> Result<()> {
@@ -20,13 +23,18 @@ pub(super) fn sync_file(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("sync", path))
 }
 
-/// Makes two files durable at once: on a busy disk they share the file system's journal commit.
-pub(super) fn sync_both(a: &Path, b: &Path) -> Result<()> {
-    std::thread::scope(|scope| {
-        let other = scope.spawn(|| sync_file(b));
-        sync_file(a)?;
-        other.join().expect("syncing does not panic")
-    })
+/// Makes files durable together: the disk begins with all of them, so that they share the file
+/// system's journal commit, mostly, and only the first sync waits for it. (A thread for each is no
+/// faster on an idle disk, and waits for a processor on a busy machine.)
+pub(super) fn sync_all(files: &[&Path]) -> Result<()> {
+    let open = |path: &&Path| File::open(path).map_err(Error::io("open", path));
+    let opened = files.iter().map(open).collect::<Result<Vec<_>>>()?;
+    for file in &opened {
+        // Up to its end, whatever its size.
+        sys::start_writing(file, 0, 0);
+    }
+    let sync = |(file, path): (&File, &&Path)| file.sync_all().map_err(Error::io("sync", path));
+    opened.iter().zip(files).try_for_each(sync)
 }
 
 /// Makes a folder with its parents; the new names are durable.
@@ -38,7 +46,7 @@ pub(super) fn make_folder(folder: &Path) -> Result<()> {
         make_folder(parent)?;
     }
     match fs::create_dir(folder) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
         done => done.map_err(Error::io("make", folder))?,
     }
     folder.parent().map_or(Ok(()), sync_folder)
@@ -90,6 +98,26 @@ impl Drop for Replacement {
             let _ = fs::remove_file(&self.lock);
         }
     }
+}
+
+/// As [`replace`], with a file of the same file system that holds the bytes and is synced already.
+pub(super) fn replace_by(path: &Path, bytes: &[u8], synced: &Path) -> Result<()> {
+    let mut lock = path.as_os_str().to_owned();
+    lock.push(".lock");
+    match sys::rename_new(CWD, synced, CWD, Path::new(&lock)) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            return Err(Error::io("lock", Path::new(&lock))(error));
+        }
+        // A file system that cannot: it is written once more.
+        Err(_) => return replace(path, bytes),
+    }
+    if let Err(error) = fs::rename(&lock, path) {
+        // Best effort: the next start sweeps what stays.
+        let _ = fs::remove_file(&lock);
+        return Err(Error::io("replace", path)(error));
+    }
+    path.parent().map_or(Ok(()), sync_folder)
 }
 
 /// Moves a finished file (already synced) to its final name. The folder is not synced.

@@ -27,14 +27,14 @@ impl Store {
     /// [`Error::Moved`] when the head is no longer the commit's parent; else when the repository
     /// cannot be written. The head is then what it was.
     pub fn publish(&self, prepared: Prepared) -> Result<Published> {
-        let Prepared { commit, pack, index, objects, pointers, .. } = prepared;
+        let Prepared { commit, pack, index, reference, objects, pointers, .. } = prepared;
         let _one = self.lock_references();
         let found = refs::read(&self.git, refs::MAIN)?;
         if found != commit.parent {
             return Err(Error::Moved { expected: commit.parent, found });
         }
         self.move_in(&commit.id, pack.file.path(), index.path())?;
-        refs::write(&self.git, refs::MAIN, commit.id)?;
+        refs::write_synced(&self.git, refs::MAIN, commit.id, &reference)?;
         for (id, bytes) in objects {
             self.db.remember(id, bytes);
         }

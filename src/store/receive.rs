@@ -41,7 +41,7 @@ impl Store {
         self.check_signature(want.commit, &raw)?;
         let name = check.line(want).map_err(refused)?.unwrap_or(new.checksum());
         let (pack, index) = new.files();
-        durable::sync_both(&pack, &index)?;
+        durable::sync_all(&[&pack, &index])?;
         self.move_in(&name, &pack, &index)?;
         new.remember_in(&self.db);
         Ok(())

@@ -3,14 +3,18 @@
 //! A reference that holds no id is never taken for one that is absent.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io,
+    os::unix::fs::PermissionsExt,
     path::Path,
 };
+
+use tempfile::NamedTempFile;
 
 use super::{
     Error, Result,
     durable::{self, Replacement},
+    pack,
 };
 use crate::model::Oid;
 
@@ -38,7 +42,24 @@ pub(super) fn read(git: &Path, name: &str) -> Result<Option<Oid>> {
 
 /// Makes a reference hold an id, durably.
 pub(super) fn write(git: &Path, name: &str, id: Oid) -> Result<()> {
-    durable::replace(&git.join(name), format!("{id}\n").as_bytes())
+    durable::replace(&git.join(name), text(id).as_bytes())
+}
+
+/// What a reference that holds an id consists of, in a temporary file, unsynced.
+pub(super) fn in_spool(spool: &Path, id: Oid) -> Result<NamedTempFile> {
+    let file = pack::write_temporary(spool, text(id).as_bytes())?;
+    let writable = file.as_file().set_permissions(Permissions::from_mode(0o644));
+    writable.map_err(Error::io("set the mode of", file.path()))?;
+    Ok(file)
+}
+
+/// [`write`], with a file of [`in_spool`]'s that is synced by now: one wait less.
+pub(super) fn write_synced(git: &Path, name: &str, id: Oid, synced: &NamedTempFile) -> Result<()> {
+    durable::replace_by(&git.join(name), text(id).as_bytes(), synced.path())
+}
+
+fn text(id: Oid) -> String {
+    format!("{id}\n")
 }
 
 /// A reference's new value, written beside it and not in force.
@@ -64,7 +85,7 @@ impl Mark {
 
 /// Prepares a reference's new value.
 pub(super) fn prepare(git: &Path, name: &str, id: Oid) -> Result<Mark> {
-    Replacement::write(&git.join(name), format!("{id}\n").as_bytes()).map(Mark)
+    Replacement::write(&git.join(name), text(id).as_bytes()).map(Mark)
 }
 
 /// Removes a reference, durably; none there is fine.

@@ -51,7 +51,7 @@ impl Store {
         let new = Arrived::take(pack, &self.spool)?;
         let commit = Check { old: &self.db, new: &new }.alone(want).map_err(refused)?;
         let (pack, index) = new.files();
-        durable::sync_both(&pack, &index)?;
+        durable::sync_all(&[&pack, &index])?;
         self.move_in(&new.checksum(), &pack, &index)?;
         if commit.parent.is_some_and(|parent| self.commit(parent).is_err()) {
             self.begin_at(commit.id)?;

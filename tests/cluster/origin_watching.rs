@@ -354,3 +354,28 @@ fn an_unprivileged_daemon_with_cap_lease_is_as_fast_and_without_it_says_why_it_w
     let slow = took(&plain);
     assert!(slow >= Duration::from_secs(2), "{slow:?}");
 }
+
+#[test]
+fn a_first_import_says_how_far_it_is() {
+    let world = World::new();
+    // Asked before anything is published: until it answers, the import is not over.
+    let hook = format!("until [ -e {:?} ]; do sleep 0.01; done", world.path("go"));
+    let hooks = crate::hooks::hooks(&world, "hooks", &[("pre-commit", &hook)]);
+    let mut hub = world.configured("hub", "", &format!("hooks = {hooks:?}"));
+    tree(&hub.dir, 200);
+    let bytes: u64 = (0..200).map(|number| format!("content of {number}\n").len() as u64).sum();
+    hub.start();
+    let importing = hub.feed_is("all is read and counted", |feed| {
+        let importing = &feed["importing"];
+        let is_all = importing["files"] == 200 && importing["total_files"] == 200;
+        (is_all && importing["left_ms"] == 0).then(|| importing.clone())
+    });
+    assert_eq!(importing["bytes"], bytes);
+    assert!(importing["rate"].as_u64().unwrap() > 0, "{importing}");
+    let status = hub.tell(&["status"]);
+    assert!(status.contains("importing: 200 of 200 files"), "{status}");
+    fs::write(world.path("go"), "").unwrap();
+    hub.feed_is("it is over", |feed| {
+        (feed["importing"].is_null() && feed["files"] == 200).then_some(())
+    });
+}
