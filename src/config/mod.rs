@@ -148,5 +148,13 @@ pub fn from_flags(flags: Flags, consent: Consent) -> Result<Settings, Error> {
     check::checked(settings, &source)
 }
 
+/// Whether `text` is a service profile that can be read; `file` is for messages.
+///
+/// # Errors
+/// When it is not well-formed, or a variable that we know has no sensible value.
+pub fn read_rs_xml(text: &str, file: &std::path::Path) -> Result<(), region_xml::Error> {
+    rs_xml::parse(text, file).map(|_| ())
+}
+
 #[cfg(test)]
 mod tests;

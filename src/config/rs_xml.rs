@@ -43,7 +43,8 @@ pub(super) fn read(file: &Path) -> Result<Rs, Error> {
     parse(&text, file)
 }
 
-fn parse(text: &str, file: &Path) -> Result<Rs, Error> {
+/// Reads the service profile in `text`; `file` is for messages.
+pub(super) fn parse(text: &str, file: &Path) -> Result<Rs, Error> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let wrong = |(at, reason)| region_xml::wrong(text, file, at, reason);
     let mut rs = Rs::default();

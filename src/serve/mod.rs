@@ -37,7 +37,8 @@ mod orders;
 mod packs;
 mod page;
 mod passes;
-mod range;
+#[doc(hidden)]
+pub mod range;
 mod redirect;
 mod runs;
 mod stream;

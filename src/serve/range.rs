@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, header};
 
 /// What is to be done with a representation.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// 200 with everything.
     Whole,
     /// 206 with these bytes, at least one.
@@ -23,7 +23,8 @@ pub(super) enum Verdict {
 
 /// Judges a `GET` or `HEAD` of a representation of `size` bytes with this strong entity tag, quotes
 /// included.
-pub(super) fn judge(method: &Method, headers: &HeaderMap, etag: &str, size: u64) -> Verdict {
+#[must_use]
+pub fn judge(method: &Method, headers: &HeaderMap, etag: &str, size: u64) -> Verdict {
     if !if_match(headers, etag) {
         return Verdict::PreconditionFailed;
     }
