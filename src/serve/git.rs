@@ -1,9 +1,9 @@
 //! `git clone` and `git fetch` over smart HTTP, read only: git's own `upload-pack` does the talking.
 //!
 //! Git runs on the feed's bare repository with an empty environment and no configuration but that
-//! repository's and ours. Protocol 2 gives any object whose id is named, so what keeps back the
-//! unpublished is the store: it never lies in that repository. Git speaks as fast as the client
-//! listens, and it and all that it starts live no longer than the request.
+//! repository's and ours. Protocol 2 gives any object whose id is named, so the older ones are spoken,
+//! which give only what the published head leads to; every client of today speaks them. Git speaks as
+//! fast as the client listens, and it and all that it starts live no longer than the request.
 
 use std::{
     future::pending,
@@ -88,9 +88,7 @@ async fn advertise(edge: &Edge, parts: &Parts) -> Answer {
     let version = protocol(&parts.headers);
     let mut talk = Talk::start(feed, &["--advertise-refs"], version, slot)?;
     let said = talk.first(|complaint| Fault::internal(&io::Error::other(complaint))).await?;
-    // The older protocols begin with a line that names the service.
-    let title = if version == 2 { "" } else { "001e# service=git-upload-pack\n0000" };
-    let first = Bytes::from([title.as_bytes(), &said].concat());
+    let first = Bytes::from([b"001e# service=git-upload-pack\n0000", &said[..]].concat());
     Ok(answer(edge, parts, "application/x-git-upload-pack-advertisement", first, talk))
 }
 
@@ -141,15 +139,10 @@ fn inflate(body: &[u8]) -> Result<Bytes, Fault> {
     Ok(plain.into())
 }
 
-/// The newest protocol that both sides speak; what is set besides in `Git-Protocol` is passed over.
+/// The protocol that both sides speak, 0 or 1; what is set besides in `Git-Protocol` is passed over.
 fn protocol(headers: &HeaderMap) -> u8 {
     let asked = headers.get("git-protocol").and_then(|value| value.to_str().ok());
-    let versions = asked.unwrap_or_default().split(':').filter_map(|pair| match pair {
-        "version=1" => Some(1),
-        "version=2" => Some(2),
-        _ => None,
-    });
-    versions.max().unwrap_or(0)
+    u8::from(asked.unwrap_or_default().split(':').any(|pair| pair == "version=1"))
 }
 
 fn slot(edge: &Edge) -> Result<OwnedSemaphorePermit, Fault> {
@@ -327,10 +320,10 @@ mod tests {
     #[test]
     fn of_git_protocol_only_the_version_is_believed() {
         for (header, version) in [
-            ("version=2", 2),
+            ("version=2", 0),
             ("version=1", 1),
-            ("version=1:version=2", 2),
-            ("other:version=2:x=y", 2),
+            ("version=1:version=2", 1),
+            ("other:version=1:x=y", 1),
             ("version=3", 0),
             ("version=02", 0),
             ("", 0),

@@ -182,6 +182,29 @@ fn an_object_goes_on_where_it_broke_off() {
 }
 
 #[test]
+fn what_is_not_published_cannot_be_fetched_by_name() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    fs::write(hub.dir.join("a"), "1").unwrap();
+    wait_published(&hub, 1);
+    let git = |arguments: &[&str]| {
+        let who = ["-c", "user.name=x", "-c", "user.email=x"];
+        run(&hub.git_dir(), &[&who[..], arguments].concat()).trim().to_owned()
+    };
+    let tree = git(&["rev-parse", "refs/heads/main^{tree}"]);
+    let secret = git(&["commit-tree", &tree, "-m", "not published"]);
+    let folder = clone(&world, &hub, "clone", &[]);
+    for version in ["0", "2"] {
+        let protocol = format!("protocol.version={version}");
+        let fetched = git_in(&folder, &["-c", &protocol, "fetch", "origin", &secret]);
+        let text = String::from_utf8_lossy(&fetched.stderr).into_owned();
+        assert!(!fetched.status.success(), "protocol {version}: {text}");
+    }
+    let held = git_in(&folder, &["cat-file", "-e", &secret]);
+    assert!(!held.status.success(), "it came along");
+}
+
+#[test]
 fn a_push_is_refused_in_words() {
     let world = World::new();
     let hub = world.primary("hub");

@@ -119,6 +119,13 @@ impl Guarded {
         (made["id"].as_str().unwrap().to_owned(), file)
     }
 
+    /// What is answered to a reader.
+    fn body(&self, token: &Path, path: &str) -> String {
+        let header = format!("Authorization: Bearer {}", fs::read_to_string(token).unwrap().trim());
+        let (ca, url) = (self.ca.to_str().unwrap(), format!("{}{path}", self.url()));
+        String::from_utf8(curl(&["--cacert", ca, "-H", &header, &url]).stdout).unwrap()
+    }
+
     /// The head of the answer to a reader.
     fn answer(&self, token: &Path, path: &str) -> String {
         let header = format!("Authorization: Bearer {}", fs::read_to_string(token).unwrap().trim());
@@ -327,6 +334,88 @@ fn a_stolen_mirror_token_writes_nothing_and_reads_no_other_feed() {
         if thief.log().contains("does not accept our token") { Ok(()) } else { Err(thief.log()) }
     });
     assert_eq!(fs::read_dir(thief.folder.join("dir")).unwrap().count(), 0);
+}
+
+#[test]
+fn h4_a_token_exchanged_during_a_transfer_disturbs_nothing_and_an_expired_one_is_named() {
+    const SIZE: usize = 8_000_000;
+    let world = World::new();
+    let authority = Authority::new(&world, "ca");
+    let slow = format!("{PRIMARY}[bandwidth]\nreplication = \"3MB/s\"\n");
+    let hub = Guarded::start(&world, &authority, "hub", &slow);
+    let big: Vec<u8> =
+        (0..SIZE as u32 / 4).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
+    fs::write(hub.folder.join("dir/big.bin"), &big).unwrap();
+    let (first, token) = hub.token("eu", &["--role", "mirror", "--region", "edge-1"]);
+    let (_, reader) = hub.token("reader", &["--role", "reader"]);
+    let region = Guarded::start(&world, &authority, "eu", &mirror(&hub, &token));
+    let sent = || -> usize {
+        let metrics = hub.body(&reader, "/metrics");
+        let name = "depsync_sent_bytes_total{class=\"replication\"} ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0, |count| count.trim().parse().unwrap())
+    };
+    eventually("the transfer is under way", || match sent() {
+        1_000_000.. => Ok(()),
+        other => Err(other.to_string()),
+    });
+    let (_, other) = hub.token("eu-2", &["--role", "mirror", "--region", "edge-1"]);
+    fs::rename(&other, &token).unwrap();
+    assert!(hub.admin(&["token", "revoke", &first]).status.success());
+    assert!(sent() < SIZE, "it was over before the token was exchanged");
+    eventually("the file arrives", || match fs::read(region.folder.join("dir/big.bin")) {
+        Ok(have) if have == big => Ok(()),
+        other => Err(format!("{:?}\n{}", other.map(|have| have.len()), region.log())),
+    });
+    assert!(sent() < SIZE * 5 / 4, "it began again: {}", sent());
+
+    let (_, short) = hub.token("short", &["--role", "reader", "--expires", "1s"]);
+    eventually("it has expired", || match hub.status(Some(&short), &[], "/v1/feeds").as_str() {
+        "401" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    let why = hub.body(&short, "/v1/feeds");
+    assert!(why.contains("has expired or was revoked"), "{why}");
+}
+
+#[test]
+fn a_region_is_not_taken_over_whatever_node_somebody_claims_to_be() {
+    let world = World::new();
+    let authority = Authority::new(&world, "ca");
+    let hub = Guarded::start(&world, &authority, "hub", PRIMARY);
+    fs::write(hub.folder.join("dir/a.txt"), "one").unwrap();
+    let (_, token) = hub.token("eu", &["--role", "mirror", "--region", "edge-1"]);
+    let (_, other) = hub.token("other", &["--role", "mirror", "--region", "edge-*"]);
+    let (_, plain) = hub.token("plain", &["--role", "mirror"]);
+    let region = Guarded::start(&world, &authority, "eu", &mirror(&hub, &token));
+    arrives(&region, "one");
+    let standing = |label: &str| {
+        let nodes = hub.admin(&["nodes", "--json"]);
+        let nodes: serde_json::Value = serde_json::from_slice(&nodes.stdout).unwrap();
+        let nodes = nodes["nodes"].as_array().unwrap().clone();
+        let node = nodes.iter().find(|node| node["label"] == label);
+        node.map_or("absent".to_owned(), |node| node["feeds"][0]["standing"].to_string())
+    };
+    // The same node id with another token, be it good for the region.
+    let claimed = world.folder("claimed").join("state");
+    fs::create_dir_all(&claimed).unwrap();
+    fs::copy(region.folder.join("state/node"), claimed.join("node")).unwrap();
+    let thief = Guarded::start(&world, &authority, "claimed", &mirror(&hub, &other));
+    eventually("it is turned away", || {
+        if thief.log().contains("does not accept our token") { Ok(()) } else { Err(thief.log()) }
+    });
+    // Another node: it stands by, or, with a token that names no region, is a mirror and no more.
+    for (name, token, expected) in
+        [("second", &other, "\"standby\""), ("third", &plain, "\"mirror\"")]
+    {
+        let node = Guarded::start(&world, &authority, name, &mirror(&hub, token));
+        arrives(&node, "one");
+        eventually("it is listed", || match standing(name) {
+            found if found == expected => Ok(()),
+            other => Err(other),
+        });
+    }
+    assert_eq!(standing("eu"), "\"serving\"");
 }
 
 #[test]
