@@ -236,7 +236,7 @@ impl Node {
     fn open(settings: Settings, state: StateDir) -> Result<Self, Error> {
         let ledger = Arc::new(Ledger::open(&state.ledger())?);
         let decisions = Arc::new(Decisions::load(&state.decisions())?);
-        let open = |feed: &FeedSettings| Feed::open(feed, &state, &decisions);
+        let open = |feed: &FeedSettings| Feed::open(feed, &state, &decisions, settings.min_free);
         let feeds = settings.feeds.iter().map(open).collect::<Result<_, _>>()?;
         let tls = Tls::open(&settings.tls)?;
         Ok(Self { settings, state, ledger, decisions, feeds, tls })
@@ -433,10 +433,11 @@ impl Node {
             metadata: feed.settings.primary.as_ref().map_or(Keep::ALL, |it| it.metadata),
             state: self.state.feed(&feed.settings.name),
         };
+        let schedule = self.settings.maintenance.clone();
         let setup = upkeep::Setup {
             feeds: self.feeds.iter().map(feed).collect(),
             decisions: Arc::clone(&self.decisions),
-            due: Box::new(|_| None),
+            due: Box::new(move |at| schedule.as_ref().and_then(|cron| cron.next_after(at))),
         };
         let upkeep = upkeep::Upkeep::new(setup);
         for feed in &self.feeds {
@@ -479,6 +480,7 @@ impl Feed {
         settings: &FeedSettings,
         state: &StateDir,
         decisions: &Decisions,
+        min_free: Option<u64>,
     ) -> Result<Self, Error> {
         let feed = settings.name.clone();
         let role = steward::role(settings, &decisions.feed(&feed));
@@ -492,7 +494,7 @@ impl Feed {
             config::Role::Region => Store::open_mirror(&at),
         };
         let store = store.map_err(|source| Error::Store { feed: feed.clone(), source })?;
-        let store = Arc::new(store.with_keys(keys));
+        let store = Arc::new(store.with_keys(keys).with_floor(min_free));
         let decided = decisions.feed(&feed);
         let (orders, paused) = (orders::kept(&decided, &store), steward::paused(&decided));
         let desk = Arc::new(Desk::new(feed, store, decided.bindings));

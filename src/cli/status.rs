@@ -185,6 +185,9 @@ fn show_feed(feed: &Value) {
     if let Some(text) = importing(&feed["importing"]) {
         println!("  importing: {text}");
     }
+    if let Some(text) = growth(&feed["store"]) {
+        println!("  disk: {text}");
+    }
     let held = items(feed, "held");
     for change in held {
         let [path, reason, since] = ["path", "reason", "since"].map(|name| word(&change[name]));
@@ -194,6 +197,21 @@ fn show_feed(feed: &Value) {
     if more > 0 {
         println!("  held: {more} more");
     }
+}
+
+/// What the repository takes, how fast it grows, and how long that goes well.
+fn growth(store: &Value) -> Option<String> {
+    store["free_bytes"].as_u64().filter(|free| *free > 0)?;
+    let (objects, packs) = (size(&store["object_bytes"]), size(&store["pack_bytes"]));
+    let mut text = format!("{objects} of large files, {packs} of the rest and history");
+    if store["growth_per_day"].as_u64().is_some_and(|growth| growth > 0) {
+        text = format!("{text}; {} more each day", size(&store["growth_per_day"]));
+    }
+    text = format!("{text}; {} free", size(&store["free_bytes"]));
+    if let Some(days) = store["days_until_full"].as_u64() {
+        text = format!("{text}, full in {days} days");
+    }
+    Some(text)
 }
 
 fn files(count: &Value) -> String {

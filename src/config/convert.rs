@@ -21,6 +21,8 @@ use crate::model::{
 
 /// Files from this size on are stored as objects, unless the feed says otherwise.
 const LARGE_FILE: u64 = 512 << 10;
+/// The most that it may say: no blob of a repository is larger (the store's own bound).
+const MOST_LARGE_FILE: u64 = 64 << 20;
 
 /// Puts the sections together and applies the rules between them; `unread` are the keys that stand
 /// in the text and are left out of `file`.
@@ -40,6 +42,8 @@ pub(super) fn settings(
     };
     let node = faults.section(Node::try_from(node));
     let tls = faults.section(Tls::try_from(file.tls));
+    let min_free: Option<ByteSize> = faults.parse("min_free", file.min_free.as_ref());
+    let maintenance = maintenance(&file.maintenance, &mut faults);
     let region: Option<RegionName> = faults.parse("region.name", file.region.name.as_ref());
     let freshness: Option<Freshness> =
         faults.parse("region.freshness", file.region.freshness.as_ref());
@@ -73,6 +77,8 @@ pub(super) fn settings(
         stale: stale.unwrap_or_default(),
         proxies: node.proxies,
         poll: node.poll,
+        min_free: min_free.map(ByteSize::bytes),
+        maintenance,
         feeds,
         bandwidth,
         tls,
@@ -81,6 +87,11 @@ pub(super) fn settings(
         rs: file.rs.map(Spanned::into_inner),
         unused: Vec::new(),
     })
+}
+
+fn maintenance(raw: &file::Maintenance, faults: &mut Faults) -> Option<Cron> {
+    let zone = raw.timezone.as_ref().map(|zone| zone.get_ref().as_str());
+    faults.read("maintenance.schedule", raw.schedule.as_ref(), |text| Cron::parse(text, zone))
 }
 
 /// The faults of a section while it is read.
@@ -440,7 +451,14 @@ impl TryFrom<(file::Feed, PathBuf)> for Primary {
 
     fn try_from((raw, dir): (file::Feed, PathBuf)) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();
-        let large_file: Option<ByteSize> = faults.parse("large_file", raw.large_file.as_ref());
+        let within = |text: &String| match text.parse::<ByteSize>() {
+            Ok(size) if size.bytes() <= MOST_LARGE_FILE => Ok(size.bytes()),
+            Ok(_) => Err(format!(
+                "\"{text}\" is more than 64MiB: files below it are read into memory as a whole"
+            )),
+            Err(error) => Err(error.to_string()),
+        };
+        let large_file = faults.read("large_file", raw.large_file.as_ref(), within);
         let quiet = [Duration::ZERO, 3_600 * SECOND];
         let off = raw.guard.off;
         let kept = raw.metadata.and_then(|kept| faults.section(Keep::try_from(kept)));
@@ -449,7 +467,7 @@ impl TryFrom<(file::Feed, PathBuf)> for Primary {
             dir,
             profile: faults.parse::<Profile>("profile", raw.profile.as_ref()),
             events: faults.read("watch", raw.watch.as_ref(), events).unwrap_or(true),
-            large_file: large_file.map_or(LARGE_FILE, ByteSize::bytes),
+            large_file: large_file.unwrap_or(LARGE_FILE),
             metadata: kept.unwrap_or_default(),
             quiet: faults.duration("settle.quiet", raw.settle.quiet.as_ref(), quiet, 2 * SECOND),
             guard: guard.filter(|_| !off),

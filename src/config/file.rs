@@ -31,10 +31,19 @@ pub(super) struct File {
     pub(super) rs: Value<PathBuf>,
     pub(super) proxies: Vec<Spanned<String>>,
     pub(super) poll: Value<String>,
+    pub(super) min_free: Value<String>,
+    pub(super) maintenance: Maintenance,
     pub(super) tls: Tls,
     pub(super) region: Region,
     pub(super) bandwidth: Bandwidth,
     pub(super) feed: Vec<Feed>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Maintenance {
+    pub(super) schedule: Value<String>,
+    pub(super) timezone: Value<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

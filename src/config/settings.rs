@@ -39,6 +39,11 @@ pub struct Settings {
     /// A primary: time between scans of folders without events; a region: between questions for
     /// the head, behind the heartbeats.
     pub poll: Duration,
+    /// Bytes that stay free on the disk of the state directory; absent: the smaller of a twentieth of
+    /// it and 2 GB.
+    pub min_free: Option<u64>,
+    /// When everything is folded and checked, besides what is done all the while; absent: never.
+    pub maintenance: Option<Cron>,
     /// The feeds, at least one, with unique names.
     pub feeds: Vec<FeedSettings>,
     /// Limits on what this node sends.

@@ -118,6 +118,13 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("", "sheep = 3", "depsync.toml:5: unknown key `sheep`"),
     ("", "watch = \"polling\"", "depsync.toml:5: watch: \"polling\" is not a way to watch"),
     ("", "profile = \"jboss\"", "depsync.toml:5: profile: there is no profile \"jboss\": tomcat,"),
+    ("", "large_file = \"65MiB\"", "depsync.toml:5: large_file: \"65MiB\" is more than 64MiB"),
+    ("min_free = \"much\"", "", "depsync.toml:2: min_free: \"much\" is not a size"),
+    (
+        "[maintenance]\nschedule = \"daily\"",
+        "",
+        "depsync.toml:3: maintenance.schedule: \"daily\" is not a cron expression",
+    ),
     ("", "large_file = \"big\"", "depsync.toml:5: large_file: \"big\" is not a size"),
     ("", "metadata = [\"acl\"]", "depsync.toml:5: metadata: \"acl\" cannot be kept"),
     (
@@ -254,6 +261,9 @@ fn good_input_means_what_it_says() {
         state_dir = "state"
         proxies = ["10.0.0.0/24", "::1"]
         poll = "5m"
+        min_free = "1GB"
+        [maintenance]
+        schedule = "0 30 3 * * *"
         [region]
         name = "eu-west"
         [bandwidth]
@@ -287,6 +297,8 @@ fn good_input_means_what_it_says() {
     assert_eq!(settings.state_dir, place.path().join("state"));
     assert_eq!((settings.proxies.len(), settings.poll), (2, Duration::from_secs(300)));
     assert_eq!(settings.bandwidth.limits.per_client.unwrap().bytes_per_sec(), 10_000_000);
+    assert_eq!(settings.min_free, Some(1_000_000_000));
+    assert!(settings.maintenance.is_some());
     let [apps, conf, backup] = &settings.feeds[..] else { panic!("three feeds") };
     assert_eq!(apps.role, Role::Primary);
     let primary = apps.primary.as_ref().unwrap();

@@ -278,7 +278,7 @@ fn waiting(state: &State) -> Facts {
 /// What fails and does not mend itself.
 fn failures(state: &State, hooks: &BTreeMap<&'static str, String>, stale: &[Label]) -> Facts {
     let mut facts = Facts::new();
-    let stopped = ["stopped", "failing", "refused"].contains(&state.state);
+    let stopped = ["stopped", "failing", "refused", "full"].contains(&state.state);
     let detail = state.detail.clone().or_else(|| state.last_error.clone());
     if stopped {
         let text = detail.unwrap_or_default();

@@ -26,6 +26,8 @@ pub(super) struct Report {
     /// A follower is ahead of us.
     pub(super) refused: Option<String>,
     pub(super) last_error: Option<String>,
+    /// The disk has no room.
+    pub(super) full: Option<String>,
     /// Of blobs that are in the batch, for the ledger.
     pub(super) digests: Vec<(Oid, ObjectId)>,
     posted: Option<Instant>,
@@ -40,6 +42,7 @@ impl Report {
             rescans: 0,
             refused: None,
             last_error: None,
+            full: None,
             digests: Vec::new(),
             posted: None,
             began: (now, sys::now()),
@@ -115,6 +118,9 @@ impl Session<'_, '_> {
         }
         if let Some(reason) = &self.report.refused {
             return ("refused", Some(reason.clone()));
+        }
+        if let Some(why) = &self.report.full {
+            return ("full", Some(why.clone()));
         }
         if self.report.last_error.is_some() {
             return ("failing", self.report.last_error.clone());

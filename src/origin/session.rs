@@ -51,6 +51,8 @@ const SLICE: Duration = Duration::from_millis(2);
 const POLLS_PER_SCAN: u32 = 10;
 /// How long the stat cache waits to be written after a change.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
+/// How often it is looked whether a full disk has room again.
+const CHECK_ROOM: Duration = Duration::from_secs(1);
 
 /// Why a session ended.
 pub(super) enum End {
@@ -109,6 +111,7 @@ pub(super) struct Session<'a, 'scope> {
     pub(super) next_poll: Instant,
     polls: u32,
     pub(super) next_root_check: Instant,
+    next_room_check: Instant,
     flush_at: Option<Instant>,
 }
 
@@ -189,6 +192,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
             next_poll: now + options.poll,
             polls: 0,
             next_root_check: now,
+            next_room_check: now,
             flush_at: None,
             root,
             origin,
@@ -392,6 +396,9 @@ impl<'a, 'scope> Session<'a, 'scope> {
         if self.mind_rollback(now)? || self.mind_gate(now)? {
             return Ok(false);
         }
+        if self.lacks_room(now) {
+            return Ok(false);
+        }
         let looked = self.look(now, SLICE)?;
         if self.is_commit_due(now) {
             self.commit(now)?;
@@ -412,6 +419,23 @@ impl<'a, 'scope> Session<'a, 'scope> {
     /// operator wanted left out could not be undone.
     pub(super) fn lacks_rules(&self) -> bool {
         self.bad_ignore.is_some() && self.stage.head().is_none()
+    }
+
+    /// Whether the disk has no more free than must stay so: until there is room nothing is read, and
+    /// what was read waits.
+    fn lacks_room(&mut self, now: Instant) -> bool {
+        // A full disk need not be asked each time that something wakes us.
+        if self.report.full.is_none() || now >= self.next_room_check {
+            self.next_room_check = now + CHECK_ROOM;
+            let full = self.setup.store.check_room(0).err().map(|error| error.to_string());
+            match (&self.report.full, &full) {
+                (None, Some(why)) => tracing::error!(feed = %self.setup.feed, "{why}"),
+                (Some(_), None) => tracing::info!(feed = %self.setup.feed, "there is room again"),
+                _ => {}
+            }
+            self.report.full = full;
+        }
+        self.report.full.is_some()
     }
 
     /// Drops what was read and not committed, and finds it again.
@@ -456,6 +480,9 @@ impl<'a, 'scope> Session<'a, 'scope> {
         }
         if let Some(rollback) = &self.rollback {
             return next.min(rollback.due());
+        }
+        if self.report.full.is_some() {
+            return next.min(self.next_room_check);
         }
         if self.gate.is_asking() {
             // Its answer wakes us, and nothing else is done before.

@@ -40,6 +40,8 @@ pub(super) struct Fetcher {
     pub(super) progress: Shown,
     /// The part of the feed whose objects are fetched.
     pub(super) part: Arc<Subset>,
+    /// The directory that all of it is put into.
+    pub(super) dir: Option<PathBuf>,
     /// Whether the objects of what the store holds were fetched for that part.
     pub(super) is_same_part: bool,
     /// Whether the history before the first version that is fetched is left out.
@@ -56,6 +58,7 @@ impl Fetcher {
         have: Option<Head>,
         want: Head,
     ) -> Result<Published, Error> {
+        self.check_room(upstream, have).await?;
         if !self.has(want).await? {
             let pack = self.download_pack(upstream, have.map(|head| head.commit), want).await?;
             let (store, shallow) = (self.store.clone(), self.shallow);
@@ -81,6 +84,7 @@ impl Fetcher {
         let (store, want, pack) = (self.store.clone(), last.head, alone.clone());
         let fetcher = self.clone();
         let received = self.on_lane(move || {
+            store.check_room(0)?;
             for parcel in &parcels {
                 store.receive(&mut &parcel.pack[..], &parcel.head)?;
             }
@@ -97,6 +101,19 @@ impl Fetcher {
                 self.on_lane(move || advance(&store, &want, alone)).await
             }
         }
+    }
+
+    /// Before a first sync all of the feed must fit, in the store and in the directory; later, what
+    /// is fetched is checked when it is known.
+    async fn check_room(&self, upstream: &Upstream, have: Option<Head>) -> Result<(), Error> {
+        let is_first = have.is_none() && self.part.is_all();
+        let bytes = if is_first { Some(upstream.bytes().await?) } else { None };
+        let (store, dir) = (self.store.clone(), self.dir.clone());
+        self.on_lane(move || match bytes {
+            Some(bytes) => Ok(store.check_room_for_all(bytes, dir.as_deref())?),
+            None => Ok(store.check_room(0)?),
+        })
+        .await
     }
 
     /// Whether the commit came before, and only objects of it may be missing: another part of the

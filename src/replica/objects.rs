@@ -45,6 +45,8 @@ impl Fetcher {
             self.on_lane(move || sweep(&store, &wanted)).await?;
         }
         let total = objects.iter().map(|object| object.size).sum();
+        let store = self.store.clone();
+        self.on_lane(move || Ok(store.check_room(total)?)).await?;
         let meter = Meter::new(&self.progress, want, 0, total);
         let job = |object| Job { fetcher: self, upstream, meter: &meter, object };
         futures_util::stream::iter(objects)
@@ -63,6 +65,8 @@ impl Fetcher {
         meter: &Meter<'_>,
         object: Lacking,
     ) -> Result<(), Error> {
+        let store = self.store.clone();
+        self.on_lane(move || Ok(store.check_room(object.size)?)).await?;
         Job { fetcher: self, upstream, meter, object }.run().await
     }
 }

@@ -187,6 +187,7 @@ impl Stage {
                 lane,
                 progress,
                 part: setup.subset(),
+                dir: setup.root.as_ref().map(|root| root.path().to_owned()),
                 is_same_part,
                 shallow,
                 sweeps: true,

@@ -69,6 +69,8 @@ struct FeedFacts {
     seq: Option<u64>,
     #[serde(default)]
     commit: Option<Oid>,
+    #[serde(default)]
+    bytes: u64,
 }
 
 #[derive(Deserialize, Default)]
@@ -104,16 +106,25 @@ impl Upstream {
         if let Some(have) = have {
             request = request.header(frame::HEAD_HEADER, frame::head_to_text(&have));
         }
-        let answer = self.send(request).await?;
-        let body = self.body(answer).await?;
-        let facts: FeedFacts = serde_json::from_slice(&body).map_err(|_| {
-            Error::Fault(Fault::NotDepsync {
-                answer: "a feed's facts that cannot be read".to_owned(),
-            })
-        })?;
+        let facts = self.facts(request).await?;
         Ok(match (facts.epoch, facts.seq, facts.commit) {
             (Some(epoch), Some(seq), Some(commit)) => Some(Head { epoch, seq, commit }),
             _ => None,
+        })
+    }
+
+    /// The bytes of all files that the feed holds there.
+    pub(super) async fn bytes(&self) -> Result<u64, Error> {
+        Ok(self.facts(self.get("")).await?.bytes)
+    }
+
+    async fn facts(&self, request: RequestBuilder) -> Result<FeedFacts, Error> {
+        let answer = self.send(request).await?;
+        let body = self.body(answer).await?;
+        serde_json::from_slice(&body).map_err(|_| {
+            Error::Fault(Fault::NotDepsync {
+                answer: "a feed's facts that cannot be read".to_owned(),
+            })
         })
     }
 

@@ -69,7 +69,7 @@ fn fault_json(feed: &Feed, fault: &str) -> Value {
 /// Why a feed cannot be served, or its stage no longer works.
 fn not_ready(feed: &Feed) -> Option<String> {
     let state = feed.desk.state.borrow();
-    let stopped = ["stopped", "failing", "refused"].contains(&state.state);
+    let stopped = ["stopped", "failing", "refused", "full"].contains(&state.state);
     let why = || state.last_error.clone().or_else(|| state.detail.clone()).unwrap_or_default();
     if stopped {
         return Some(format!("the feed is {}: {}", state.state, why()));

@@ -61,6 +61,21 @@ pub enum Error {
     /// Two writers of one object.
     #[error("object {0} is being received already; wait for that")]
     Busy(ObjectId),
+    /// It would leave less free than must stay so.
+    #[error(
+        "the disk of {} is too full: {need} bytes are needed, {free} are free, and {floor} of them \
+         stay free (`min_free`); it goes on when there is space", folder.display()
+    )]
+    NoRoom {
+        /// Where.
+        folder: PathBuf,
+        /// Bytes that are to be stored.
+        need: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that stay free.
+        floor: u64,
+    },
     /// The work was told not to go on.
     #[error("it was broken off, since the daemon stops; the next start goes on")]
     Interrupted,
@@ -95,6 +110,7 @@ impl Error {
             Error::Unsigned(_)
             | Error::Moved { .. }
             | Error::Busy(_)
+            | Error::NoRoom { .. }
             | Error::Git { .. }
             | Error::Interrupted => Class::Transient,
             Error::UnknownCommit(_) | Error::Untrusted { .. } => Class::Fatal,

@@ -34,6 +34,7 @@ mod receive;
 pub mod recipe;
 mod refs;
 mod retain;
+mod room;
 mod send;
 mod send_delta;
 mod shallow;
@@ -89,6 +90,8 @@ pub struct Store {
     sound: Arc<sound::Sound>,
     /// How often something was found damaged when it was to be used.
     alarms: AtomicU64,
+    /// Bytes that stay free on the disk; none: the usual.
+    min_free: Option<u64>,
     totals: Mutex<Option<Totals>>,
     building: send::Building,
     keys: Keys,

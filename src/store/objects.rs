@@ -135,6 +135,9 @@ impl Store {
         let mut temporary = pack::temporary(&self.spool)?;
         let path = temporary.path().to_owned();
         let to = temporary.as_file_mut();
+        let size = from.metadata().map_err(Error::io("read", &path))?.len();
+        // A clone takes no room, but most disks have none.
+        self.check_room(size)?;
         let copied = copy(from, to).map_err(Error::io("copy an artifact to", &path));
         let (object, cuts) = copied?;
         let pointer = pack::hash(Type::Blob, &Store::pointer(&object));

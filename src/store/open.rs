@@ -95,6 +95,7 @@ impl Store {
             public: Public::default(),
             sound: Arc::default(),
             alarms: AtomicU64::new(0),
+            min_free: None,
             totals: None.into(),
             building: Building::default(),
             keys: Keys::default(),

@@ -97,6 +97,12 @@ impl Tended {
         going: Going<'_>,
     ) -> store::Result<()> {
         let head = self.feed.desk.store.head()?;
+        if scheduled {
+            self.check_everything(going)?;
+            if !self.is_shallow() {
+                self.feed.desk.store.fold_all(going)?;
+            }
+        }
         // First, since nothing is collected from a history that cannot be read.
         if chores.fsck != self.chores.fsck {
             self.check_everything(going)?;

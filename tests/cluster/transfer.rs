@@ -433,6 +433,86 @@ fn a_full_disk_is_said_and_the_old_release_served_until_there_is_space() {
     drop(unmount);
 }
 
+/// A disk of its own for a node's state; none where it cannot be mounted.
+fn small_disk(node: &Node, size: &str) -> Option<Unmount> {
+    fs::create_dir_all(&node.state).unwrap();
+    let disk = Unmount(node.state.to_str().unwrap().to_owned());
+    if resize(&disk, size, false) {
+        return Some(disk);
+    }
+    eprintln!("a small disk cannot be mounted here (only root may): not tested");
+    None
+}
+
+fn resize(disk: &Unmount, size: &str, again: bool) -> bool {
+    let options = format!("{}size={size}", if again { "remount," } else { "" });
+    let words = ["-t", "tmpfs", "-o", &options, "tmpfs", &disk.0];
+    Command::new("mount").args(words).output().unwrap().status.success()
+}
+
+#[test]
+fn a_first_sync_that_does_not_fit_stops_at_once_with_both_figures() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    fs::write(hub.dir.join("app.war"), noise(1, 30_000_000)).unwrap();
+    eventually("it is published", || match hub.get("/v1/feeds/default")["files"].as_u64() {
+        Some(1) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let mut eu = world.region_unstarted("eu", &hub.url(), &[]);
+    let Some(disk) = small_disk(&eu, "24m") else { return };
+    eu.start();
+    eventually("it says what is needed and what there is", || {
+        let feed = eu.try_get("/v1/feeds/default")?;
+        let error = feed["last_error"].as_str().unwrap_or_default();
+        let said = error.contains("30000000 bytes are needed") && error.contains("are free");
+        if said { Ok(()) } else { Err(feed.to_string()) }
+    });
+    assert!(fs::read_dir(&eu.dir).unwrap().next().is_none());
+    let sent = hub.metric("depsync_packs_served_total");
+    assert_eq!(sent, 0.0, "nothing was fetched");
+    assert!(resize(&disk, "100m", true));
+    wait_equal(&hub.dir, &[&eu.dir]);
+    eu.kill();
+}
+
+#[test]
+fn a_disk_below_its_floor_holds_publication_and_goes_on_by_itself() {
+    let world = World::new();
+    let mut hub = world.configured("hub", "min_free = \"12MB\"", "");
+    let Some(disk) = small_disk(&hub, "24m") else { return };
+    hub.start();
+    let first = noise(1, 8_000_000);
+    fs::write(hub.dir.join("first.bin"), &first).unwrap();
+    let feed = |hub: &Node| hub.get("/v1/feeds/default");
+    eventually("it is published", || match feed(&hub)["files"].as_u64() {
+        Some(1) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    // It would fit on the disk, and leave less than the floor.
+    fs::write(hub.dir.join("second.bin"), noise(2, 7_000_000)).unwrap();
+    eventually("it is held, and said why", || {
+        let text = feed(&hub)["held"].to_string();
+        if text.contains("7000000 bytes are needed") { Ok(()) } else { Err(text) }
+    });
+    fs::write(hub.state.join("ballast"), noise(3, 6_000_000)).unwrap();
+    fs::write(hub.dir.join("third"), "small").unwrap();
+    eventually("the state says that the disk is full", || {
+        let feed = feed(&hub);
+        if feed["state"] == "full" { Ok(()) } else { Err(feed.to_string()) }
+    });
+    assert_eq!(feed(&hub)["files"], 1);
+    let url = format!("{}/v1/feeds/default/files/first.bin", hub.url());
+    assert!(curl(&["-f", &url]).stdout == first, "what is there is served");
+    assert!(resize(&disk, "100m", true));
+    eventually("it goes on", || match feed(&hub)["files"].as_u64() {
+        Some(3) => Ok(()),
+        other => Err(format!("{other:?} files")),
+    });
+    hub.fsck();
+    hub.kill();
+}
+
 /// Unmounts the small disk, however the test ends.
 struct Unmount(String);
 
