@@ -1,10 +1,12 @@
 //! One small change in a large fleet: how long until every region has it checked out and acknowledged.
 //!
-//! A real primary; 200 whole mirrors in this process, then 2,000 followers that only acknowledge.
-//! Prints milliseconds from the rename that brings the file to each mirror's verified checkout, and
-//! to the moment at which the primary knows it of all. `cargo bench --bench fleet [MIRRORS FOLLOWERS]`
+//! A real primary; 200 whole mirrors in this process, then 2,000 followers that only acknowledge: over
+//! connections of their own, and by way of a NATS server. Prints milliseconds from the rename that
+//! brings the file to each mirror's verified checkout, and to the moment at which the primary knows it
+//! of all. `cargo bench --bench fleet -- [MIRRORS FOLLOWERS]`
 
 #![expect(
+    clippy::panic,
     clippy::unwrap_used,
     clippy::disallowed_methods,
     clippy::pedantic,
@@ -21,13 +23,14 @@ use std::{
 
 use depsync::{
     bus::{
-        Desk,
-        frame::{self, Ack, Announce, FromFollower, FromUpstream, Hello, Outcome},
+        Desk, Nats,
+        frame::{self, Ack, Announce, FromFollower, FromUpstream, Hello, Outcome, Pulse, Welcome},
+        nats::attend::{Attendant, Told},
     },
     disk::{Keep, Root},
     hooks::Hooks,
     ledger::Ledger,
-    model::{Bindings, FeedName},
+    model::{Bindings, FeedName, Head},
     replica,
     store::Store,
 };
@@ -45,16 +48,52 @@ struct Hub {
     address: String,
 }
 
+/// A NATS server with a store of its own.
+struct Server {
+    child: Child,
+    url: String,
+    _store: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Option<Self> {
+        let store = tempfile::tempdir().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let child = Command::new("nats-server")
+            .args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"])
+            .arg(store.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        Some(Server { child, url: format!("nats://127.0.0.1:{port}"), _store: store })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Hub {
-    fn start() -> Self {
+    fn start(nats: Option<&Server>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("apps")).unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("apps")).unwrap();
+        let bus = nats.map_or(String::new(), |it| format!("[bus]\nnats = {:?}\n", it.url));
+        let config = format!(
+            "listen = \"127.0.0.1:0\"\nstate_dir = {:?}\n{bus}[[feed]]\ndir = {:?}\n",
+            at("state"),
+            at("apps")
+        );
+        fs::write(at("hub.toml"), config).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_depsync"))
-            .arg("primary")
-            .arg(dir.path().join("apps"))
-            .arg("--state")
-            .arg(dir.path().join("state"))
-            .args(["--listen", "127.0.0.1:0"])
+            .args(["run", "--config"])
+            .arg(at("hub.toml"))
             .env("RUST_LOG", "error")
             .stderr(Stdio::null())
             .spawn()
@@ -140,6 +179,7 @@ async fn mirrors(hub: &Hub, count: usize, at: &Path, stop: &CancellationToken) -
             upstream_feed: FeedName::default(),
             token: None,
             http: http.clone(),
+            nats: None,
             tls: Arc::new(depsync::tls::client(None, None).unwrap()),
             poll: Duration::from_secs(60),
             hooks: Hooks::open(None),
@@ -157,7 +197,7 @@ async fn mirrors(hub: &Hub, count: usize, at: &Path, stop: &CancellationToken) -
 }
 
 async fn with_mirrors(count: usize) {
-    let hub = Hub::start();
+    let hub = Hub::start(None);
     let http = reqwest::Client::new();
     let (place, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
     hub.publish(0);
@@ -201,63 +241,131 @@ async fn with_mirrors(count: usize) {
     stop.cancel();
 }
 
-/// A follower that acknowledges every head as soon as it hears of it.
-async fn acknowledge(address: String, n: usize, ready: watch::Sender<usize>) {
+/// What a follower says of itself.
+fn hello(n: usize, nats: bool) -> Hello {
+    let name = format!("follower-{n}");
+    Hello {
+        region: Some(format!("far-{n}").parse().unwrap()),
+        nats,
+        ..Hello::of(name.parse().unwrap(), name.parse().unwrap())
+    }
+}
+
+fn acknowledged(head: Head) -> FromFollower {
+    FromFollower::Ack(Ack::new(head, Outcome::Verified, 0, None))
+}
+
+fn alive(have: Option<Head>) -> FromFollower {
+    FromFollower::Heartbeat(Pulse { have, fetched: have, ..Pulse::default() })
+}
+
+type Socket = tokio_tungstenite::WebSocketStream<TcpStream>;
+
+async fn say(socket: &mut Socket, frame: &FromFollower) -> bool {
+    socket.send(Message::text(frame::encode(frame))).await.is_ok()
+}
+
+/// Says hello, and gives the answer.
+async fn greet(address: &str, hello: Hello) -> (Socket, Welcome) {
     let uri = format!("ws://{address}/v1/feeds/default/follow").parse().unwrap();
     let request = ClientRequestBuilder::new(uri).with_sub_protocol(frame::SUBPROTOCOL);
-    let stream = TcpStream::connect(&address).await.unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
-    let name = format!("follower-{n}");
-    let hello = Hello {
-        region: Some(format!("far-{n}").parse().unwrap()),
-        ..Hello::of(name.parse().unwrap(), name.parse().unwrap())
-    };
-    let say = |frame: &FromFollower| Message::text(frame::encode(frame));
-    socket.send(say(&FromFollower::Hello(hello))).await.unwrap();
-    let mut have = None;
-    while let Some(Ok(message)) = socket.next().await {
-        let head = match message {
-            Message::Binary(bytes) => {
-                Announce::decode(bytes).ok().map(|(announce, _)| announce.head)
-            }
-            Message::Text(text) => match frame::decode::<FromUpstream>(&text) {
-                Ok(FromUpstream::Welcome(welcome)) => {
-                    ready.send_modify(|count| *count += 1);
-                    welcome.head
-                }
-                Ok(FromUpstream::Heartbeat(beat)) => {
-                    let pulse = frame::Pulse { have, fetched: have, ..frame::Pulse::default() };
-                    if socket.send(say(&FromFollower::Heartbeat(pulse))).await.is_err() {
-                        return;
-                    }
-                    beat.head.filter(|head| Some(*head) != have)
-                }
-                _ => None,
-            },
-            _ => None,
-        };
-        if let Some(head) = head {
-            have = Some(head);
-            let ack = Ack::new(head, Outcome::Verified, 0, None);
-            if socket.send(say(&FromFollower::Ack(ack))).await.is_err() {
-                return;
-            }
+    assert!(say(&mut socket, &FromFollower::Hello(hello)).await);
+    loop {
+        if let Message::Text(text) = socket.next().await.unwrap().unwrap()
+            && let Ok(FromUpstream::Welcome(welcome)) = frame::decode(&text)
+        {
+            return (socket, welcome);
         }
     }
 }
 
-async fn with_followers(count: usize) {
-    let hub = Hub::start();
+/// A follower that acknowledges every head as soon as it hears of it.
+async fn acknowledge(address: String, n: usize, ready: watch::Sender<usize>) {
+    let (mut socket, welcome) = greet(&address, hello(n, false)).await;
+    ready.send_modify(|count| *count += 1);
+    let mut have = welcome.head;
+    if let Some(head) = have {
+        say(&mut socket, &acknowledged(head)).await;
+    }
+    while let Some(Ok(message)) = socket.next().await {
+        let frame = match message {
+            Message::Binary(bytes) => Announce::decode(bytes).map(|(announce, _)| {
+                have = Some(announce.head);
+                acknowledged(announce.head)
+            }),
+            Message::Text(_) => Ok(alive(have)),
+            _ => continue,
+        };
+        if !say(&mut socket, &frame.unwrap()).await {
+            return;
+        }
+    }
+}
+
+/// The same by way of a server, with a connection of its own to that.
+async fn acknowledge_over_nats(
+    (address, server): (String, String),
+    n: usize,
+    ready: watch::Sender<usize>,
+) {
+    let hello = hello(n, true);
+    let (node, region) = (hello.node.clone(), hello.region.clone());
+    let tls = depsync::tls::client(None, None).unwrap();
+    let nats = Nats::connect(&server, node.as_str(), tls).await.unwrap();
+    nats.await_up(LIMIT).await.unwrap();
+    let (_, welcome) = greet(&address, hello).await;
+    let mut have = welcome.head;
+    let attendant = Attendant {
+        upstream: welcome.node,
+        feed: FeedName::default(),
+        node,
+        region,
+        session: welcome.session.expect("the primary announces over NATS"),
+        standing: welcome.standing,
+        head: have,
+        trusted: welcome.trust.is_some(),
+    };
+    let mut attendance = nats.attend(attendant).await.unwrap();
+    ready.send_modify(|count| *count += 1);
+    if let Some(head) = have {
+        attendance.say(acknowledged(head)).await.unwrap();
+    }
+    loop {
+        let frame = match attendance.hear().await.unwrap() {
+            Told::Announce(announce, _) => {
+                have = Some(announce.head);
+                acknowledged(announce.head)
+            }
+            Told::Heartbeat(_) => alive(have),
+            Told::HelloAgain => panic!("it was forgotten"),
+        };
+        attendance.say(frame).await.unwrap();
+    }
+}
+
+async fn with_followers(count: usize, server: Option<Server>) {
+    let hub = Hub::start(server.as_ref());
     let http = reqwest::Client::new();
     hub.publish(0);
     hub.all_verified(&http, 1).await;
     let mut followers = JoinSet::new();
     let ready = watch::Sender::new(0);
-    for n in 0..count {
-        followers.spawn(acknowledge(hub.address.clone(), n, ready.clone()));
-    }
     let mut seen = ready.subscribe();
+    for n in 0..count {
+        match &server {
+            None => followers.spawn(acknowledge(hub.address.clone(), n, ready.clone())),
+            Some(server) => {
+                let there = (hub.address.clone(), server.url.clone());
+                followers.spawn(acknowledge_over_nats(there, n, ready.clone()))
+            }
+        };
+        // As many as a server takes in at the same time.
+        let begun = n.saturating_sub(100);
+        tokio::time::timeout(LIMIT, seen.wait_for(|ready| *ready >= begun)).await.unwrap().unwrap();
+    }
     tokio::time::timeout(LIMIT, seen.wait_for(|ready| *ready == count)).await.unwrap().unwrap();
     hub.all_verified(&http, 1).await;
     let mut all = Vec::new();
@@ -266,8 +374,9 @@ async fn with_followers(count: usize) {
         let known = hub.all_verified(&http, round + 1).await;
         all.push((known - began).as_secs_f64() * 1e3);
     }
-    show(&format!("{count} followers: the primary knows it of all"), all);
-    println!("{count} followers: primary's peak {:.0} MB", hub.peak());
+    let what = if server.is_some() { "over NATS" } else { "embedded" };
+    show(&format!("{count} followers, {what}: the primary knows it of all"), all);
+    println!("{count} followers, {what}: primary's peak {:.0} MB", hub.peak());
     followers.shutdown().await;
 }
 
@@ -288,7 +397,11 @@ fn main() {
         runtime.block_on(with_mirrors(mirrors));
     }
     if followers > 0 {
-        runtime.block_on(with_followers(followers));
+        runtime.block_on(with_followers(followers, None));
+        match Server::start() {
+            Some(server) => runtime.block_on(with_followers(followers, Some(server))),
+            None => println!("no nats-server here: the figures over NATS are left out"),
+        }
     }
     runtime.shutdown_timeout(Duration::from_secs(5));
 }

@@ -11,7 +11,14 @@ mod orders;
 mod reload;
 mod steward;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use tokio::{
     net::TcpListener,
@@ -25,7 +32,10 @@ use tokio_util::sync::CancellationToken;
 use self::{after::After, steward::Steward};
 pub use crate::bus::Importing;
 use crate::{
-    bus::{self, Board, Desk},
+    bus::{
+        self, Board, Desk, Nats,
+        nats::{self, announce::Announcer},
+    },
     config::{self, Checkout, FeedSettings, Primary, Settings},
     disk::{self, Aside, CurrentRoot, Releases, Root},
     hooks::Hooks,
@@ -42,6 +52,8 @@ use crate::{
 
 /// How often a certificate on disk is looked at.
 const CERTIFICATE: Duration = Duration::from_secs(5);
+/// How long a NATS server may take to answer whoever only tries it.
+const TRY: Duration = Duration::from_secs(5);
 /// How long a stop waits for the stages.
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -97,6 +109,9 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The address of the NATS server.
+    #[error(transparent)]
+    Nats(#[from] nats::Error),
     /// Threads or signals cannot be had.
     #[error("the system refused what the daemon needs: {0}")]
     System(#[from] std::io::Error),
@@ -145,6 +160,7 @@ impl Error {
             | Error::Directory { .. }
             | Error::Upstream { .. }
             | Error::Tls(_)
+            | Error::Nats(_)
             | Error::Key { .. }
             | Error::Listen { .. } => UNUSABLE,
             Error::Replica { source, .. } => source.exit_code(),
@@ -202,6 +218,21 @@ pub fn try_upstreams(settings: &Settings) -> Result<Vec<Tried>, Error> {
     Ok(tried)
 }
 
+/// Why the NATS server that a configuration names cannot be reached; none: it can, or none is named.
+///
+/// # Errors
+/// When connections cannot be made at all.
+pub fn try_nats(settings: &Settings) -> Result<Option<String>, Error> {
+    let Some(url) = &settings.nats else { return Ok(None) };
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let tls = Tls::open(&settings.tls)?;
+    let tried = runtime.block_on(async {
+        let nats = Nats::connect(url.as_str(), "check", (*tls.client).clone()).await?;
+        nats.await_up(TRY).await
+    });
+    Ok(tried.err().map(|error| error.to_string()))
+}
+
 /// Whatever still blocks a thread by now would hold up the exit for ever.
 fn abandon(runtime: Runtime) {
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -249,12 +280,14 @@ impl Node {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let mut stages = Stages::new(stop.clone());
-        let edge = serve::Edge::new(self.edge(address)?);
+        let nats = self.nats().await?;
+        let board = self.board(nats.is_some())?;
+        let edge = serve::Edge::new(self.edge(address, board.clone())?);
         for feed in &self.feeds {
             feed.tidy(&self.state)?;
         }
         for (at, feed) in self.feeds.iter().enumerate() {
-            let steward = Steward::new(Arc::clone(&self), at, address)?;
+            let steward = Steward::new(Arc::clone(&self), at, address, nats.clone())?;
             stages.spawn(steward.run(stop.clone()));
             self.after(feed).spawn(&mut stages)?;
             if let Some(watcher) = &watcher {
@@ -274,11 +307,10 @@ impl Node {
         let tls = self.tls.server.clone();
         let served = serve::run(listener, tls, Arc::clone(&edge), stop.clone());
         stages.spawn(async { served.await.map_err(Error::from) });
-        stages.spawn(reach(
-            Board::new(self.feeds.iter().map(|feed| Arc::clone(&feed.desk))),
-            http_client(&self.tls.client)?,
-            stop.clone(),
-        ));
+        if let Some(nats) = nats {
+            stages.spawn(announce(self.announcer(nats, board.clone()), stop.clone()));
+        }
+        stages.spawn(reach(board, http_client(&self.tls.client)?, stop.clone()));
         stages.spawn(expiry::watch(Arc::clone(&self.decisions), stop.clone()));
         stages.spawn(reload::follow(signals.hangup, self.settings.clone(), edge, stop.clone()));
         self.state.write_address(&address.to_string())?;
@@ -291,7 +323,31 @@ impl Node {
         if self.tls.server.is_some() { "https" } else { "http" }
     }
 
-    fn edge(&self, address: SocketAddr) -> Result<serve::Setup, Error> {
+    /// The server by way of which heads are announced; whether it is there now does not matter.
+    async fn nats(&self) -> Result<Option<Nats>, Error> {
+        let Some(url) = &self.settings.nats else { return Ok(None) };
+        let (name, tls) = (self.settings.node.as_str(), (*self.tls.client).clone());
+        Ok(Some(Nats::connect(url.as_str(), name, tls).await?))
+    }
+
+    fn board(&self, over_nats: bool) -> Result<Board, Error> {
+        let board = Board::new(self.feeds.iter().map(|feed| Arc::clone(&feed.desk)));
+        if !over_nats {
+            return Ok(board);
+        }
+        let run = getrandom::u32().map_err(|error| Error::System(error.into()))?;
+        let decisions = Arc::clone(&self.decisions);
+        Ok(board.over_nats(run, Arc::new(move || trust_version(&decisions))))
+    }
+
+    fn announcer(&self, nats: Nats, board: Board) -> Announcer {
+        let decisions = Arc::clone(&self.decisions);
+        let still_in = move |token: &str| serve::Access::is_good(&decisions, token);
+        let still_in = Box::new(still_in);
+        Announcer { nats, node: self.state.node().clone(), board, still_in }
+    }
+
+    fn edge(&self, address: SocketAddr, board: Board) -> Result<serve::Setup, Error> {
         let settings = &self.settings;
         let advertise = self.advertise(address);
         let own_host =
@@ -306,7 +362,7 @@ impl Node {
         };
         let intakes = self.feeds.iter().filter_map(Feed::intake).collect::<BTreeMap<_, _>>();
         Ok(serve::Setup {
-            board: Board::new(self.feeds.iter().map(|feed| Arc::clone(&feed.desk))),
+            board,
             node: self.state.node().clone(),
             label: settings.node.clone(),
             advertise,
@@ -374,7 +430,7 @@ impl Node {
         &self,
         feed: &Feed,
         upstreams: Vec<reqwest::Url>,
-        address: SocketAddr,
+        (address, nats): (SocketAddr, Option<Nats>),
     ) -> Result<replica::Setup, Error> {
         let name = &feed.settings.name;
         let mirror = &feed.settings.mirror;
@@ -394,6 +450,7 @@ impl Node {
             upstream_feed: mirror.upstream_feed.clone(),
             token: mirror.token_file.clone().map(replica::TokenFile::new),
             http: http_client(&self.tls.client)?,
+            nats,
             tls: Arc::clone(&self.tls.client),
             poll: self.settings.poll,
             hooks: feed.hooks(),
@@ -668,6 +725,23 @@ async fn tell_of_imports(
 /// Tries where regions say that they are reached.
 async fn reach(board: Board, http: reqwest::Client, stop: CancellationToken) -> Result<(), Error> {
     bus::reach::watch(board, http, stop).await;
+    Ok(())
+}
+
+/// Another number whenever a token is made or revoked, and each day, when the regions' keys change.
+fn trust_version(decisions: &Decisions) -> u64 {
+    let mut version = DefaultHasher::new();
+    let day = sys::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs() / 86_400);
+    day.hash(&mut version);
+    for token in &decisions.get().tokens {
+        (&token.id, token.expires).hash(&mut version);
+    }
+    version.finish()
+}
+
+/// Announces heads over NATS.
+async fn announce(announcer: Announcer, stop: CancellationToken) -> Result<(), Error> {
+    announcer.run(stop).await;
     Ok(())
 }
 

@@ -197,7 +197,8 @@ struct Mirror {
     dir: tempfile::TempDir,
     state: tempfile::TempDir,
     upstream: SocketAddr,
-    node: &'static str,
+    node: String,
+    region: String,
     adopt: bool,
     poll: Duration,
     feed: &'static str,
@@ -216,7 +217,8 @@ impl Mirror {
             dir,
             state,
             upstream,
-            node: "mirror",
+            node: "mirror".to_owned(),
+            region: "eu".to_owned(),
             adopt: false,
             poll: Duration::from_secs(60),
             feed: "default",
@@ -244,12 +246,13 @@ impl Mirror {
             token: None,
             tls: Arc::new(depsync::tls::client(None, None).unwrap()),
             http: reqwest::Client::new(),
+            nats: None,
             poll: self.poll,
             hooks: depsync::hooks::Hooks::default(),
             ledger: Arc::new(Ledger::open(&self.state.path().join("ledger.db")).unwrap()),
             node: self.node.parse().unwrap(),
             label: self.node.parse().unwrap(),
-            region: Some("eu".parse().unwrap()),
+            region: Some(self.region.parse().unwrap()),
             advertise: Some("http://mirror.example".to_owned()),
             port: None,
         };
@@ -402,7 +405,7 @@ async fn a_mirror_of_a_mirror_gets_it_too() {
     let near_running = near.start();
     near_running.arrives_at(first).await;
     let relay = Upstream::of(near_running.desk.clone(), None).await;
-    let far = Mirror { node: "far", ..Mirror::new(relay.address) };
+    let far = Mirror { node: "far".to_owned(), ..Mirror::new(relay.address) };
     let far_running = far.start();
     far_running.arrives_at(first).await;
     let second = hub.commit(&[("a", Some(b"2"))]);
@@ -465,7 +468,7 @@ async fn the_upstream_knows_who_serves_the_region_and_how_far_it_is() {
     assert_eq!((serving().node.as_str(), &*serving().url), ("mirror", "http://mirror.example"));
     assert_eq!(serving().bar, None);
 
-    let standby = Mirror { node: "second", ..Mirror::new(hub.address) };
+    let standby = Mirror { node: "second".to_owned(), ..Mirror::new(hub.address) };
     let second = standby.start();
     second.arrives_at(head).await;
     let mut state = second.desk.state.subscribe();

@@ -46,6 +46,8 @@ need curl "downloads as a compute host does" command -v curl
 need aria2 "downloads in parallel ranges during releases" command -v aria2c
 need nginx-light "is what downloads are measured against" test -x /usr/sbin/nginx
 need wrk "measures downloads" command -v wrk
+need nats-server "announces heads in place of our own bus" command -v nats-server
+need faketime "sets a node's clock a day off" command -v faketime
 need strace "kills the daemon at a chosen system call" command -v strace
 need bindfs "is a file system without events, in a scenario" command -v bindfs
 need dosfstools "makes a file system with coarse times, in a scenario" test -x /usr/sbin/mkfs.vfat

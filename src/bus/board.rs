@@ -15,7 +15,7 @@ use crate::{
     bus::{
         care::{Care, Chores},
         fleet::Verdict,
-        frame::{Ack, Fault, Progress, Pulse, Standing},
+        frame::{Ack, Fault, FromFollower, Outcome, Progress, Pulse, Session, Standing},
         report::Report,
         roster::{Caller, Follower, Reach, Roster, Site},
         trust::Learned,
@@ -39,6 +39,17 @@ const MAX_TURNED_AWAY: usize = 50;
 pub struct Board {
     desks: Arc<BTreeMap<FeedName, Arc<Desk>>>,
     turned_away: Arc<Mutex<VecDeque<TurnedAway>>>,
+    /// Where followers are spoken to over NATS.
+    nats: Option<OverNats>,
+    /// Why nothing can be said over NATS now.
+    pub away: Arc<watch::Sender<Option<String>>>,
+}
+
+/// What followers are told with that are spoken to over NATS.
+#[derive(Clone)]
+struct OverNats {
+    run: u32,
+    trust_version: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 /// A caller that could not be talked with.
@@ -58,7 +69,20 @@ impl Board {
     /// A board with these desks.
     pub fn new(desks: impl IntoIterator<Item = Arc<Desk>>) -> Self {
         let desks = desks.into_iter().map(|desk| (desk.feed.clone(), desk)).collect();
-        Board { desks: Arc::new(desks), turned_away: Arc::default() }
+        Board { desks: Arc::new(desks), ..Board::default() }
+    }
+
+    /// Followers that wish so are spoken to over NATS in this run of the node; the version is another
+    /// one whenever what they are to trust has changed.
+    #[must_use]
+    pub fn over_nats(self, run: u32, trust_version: Arc<dyn Fn() -> u64 + Send + Sync>) -> Self {
+        Board { nats: Some(OverNats { run, trust_version }), ..self }
+    }
+
+    /// What a follower shows over NATS from its hello on; none where it is spoken to directly.
+    pub fn session(&self, connection: u64) -> Option<Session> {
+        let OverNats { run, trust_version } = self.nats.as_ref()?;
+        Some(Session { run: *run, connection, trust_version: trust_version() })
     }
 
     /// Remembers a caller that was turned away; true when that is news.
@@ -129,6 +153,8 @@ pub struct Desk {
     pub chores: watch::Sender<Chores>,
     /// Where that stage takes requests from the edge; see [`Desk::ask`].
     pub mailbox: Mutex<Option<Mailbox>>,
+    /// When the stage that owns the feed last went round its loop.
+    turned: Mutex<Instant>,
     /// The last one who asked and was in a higher epoch than we are.
     asked: Mutex<Option<(Ahead, Instant)>>,
     roster: Mutex<Roster>,
@@ -167,6 +193,7 @@ impl Desk {
             changes: watch::Sender::default(),
             hellos: watch::Sender::default(),
             decider: Mutex::default(),
+            turned: Mutex::new(Instant::now()),
             asked: Mutex::default(),
             care: watch::Sender::default(),
             chores: watch::Sender::default(),
@@ -191,6 +218,16 @@ impl Desk {
     /// The head as posted.
     pub fn head(&self) -> Option<Head> {
         self.head.borrow().as_ref().map(|published| published.head)
+    }
+
+    /// The stage that owns the feed goes round its loop, as it does every few seconds at least.
+    pub fn turn(&self) {
+        *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// For how long that stage has not done so.
+    pub fn stuck_for(&self) -> Duration {
+        self.turned.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// Hands a request to the stage that owns the feed; false when there is none or it is full.
@@ -363,6 +400,51 @@ impl Desk {
     /// Notes how far a follower's fetch is.
     pub fn progressed(&self, node: &NodeId, progress: Progress) {
         self.roster().progressed(node, progress);
+    }
+
+    /// Takes in what a follower says, and says what that is to its region now. None: another hello of
+    /// that node has taken the place of this one's.
+    pub fn take(&self, node: &NodeId, connection: u64, frame: FromFollower) -> Option<Standing> {
+        let pulse = match frame {
+            FromFollower::Heartbeat(pulse) => Some(pulse),
+            FromFollower::Ack(ack) => {
+                self.note(node, &ack);
+                self.acked(node, ack);
+                None
+            }
+            FromFollower::Progress(progress) => {
+                self.progressed(node, progress);
+                None
+            }
+            FromFollower::Below(below) => {
+                self.reported(node, below.nodes);
+                None
+            }
+            FromFollower::Hello(_) | FromFollower::Unknown => None,
+        };
+        self.heard(node, connection, pulse.as_ref())
+    }
+
+    fn note(&self, node: &NodeId, ack: &Ack) {
+        if ack.outcome == Outcome::Refused {
+            let reason = ack.error.as_deref().unwrap_or_default();
+            tracing::warn!(feed = %self.feed, %node, "a follower refuses our head: {reason}");
+        }
+    }
+
+    /// Whether some of those who follow here do so over NATS.
+    pub fn has_followers_over_nats(&self) -> bool {
+        self.roster().followers().any(|follower| follower.hello.nats)
+    }
+
+    /// The id of the token that a follower showed.
+    pub fn token_of(&self, node: &NodeId) -> Option<String> {
+        self.roster().follower(node)?.token.clone()
+    }
+
+    /// Looks for followers that have fallen silent over NATS.
+    pub fn drop_silent(&self) {
+        self.change(|roster| roster.drop_silent(Instant::now()));
     }
 
     /// Notes that a connection is over.

@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{report::Below, trust::Trust};
-use crate::model::{FeedName, Head, Label, NodeId, Oid, Orders, RegionName};
+use crate::model::{FeedName, Head, Label, NodeId, Oid, Orders, RegionName, Target};
 
 /// The WebSocket subprotocol.
 pub const SUBPROTOCOL: &str = "depsync.v1";
@@ -73,6 +73,8 @@ pub enum FromUpstream {
     Heartbeat(Heartbeat),
     /// Why there will be no conversation; the connection closes behind it.
     Fault(Fault),
+    /// Over NATS, to one follower: its hello is wanted again.
+    HelloAgain,
     /// Of a newer program: ignored.
     #[serde(other)]
     Unknown,
@@ -127,6 +129,9 @@ pub struct Hello {
     /// The part of the feed that it keeps; empty: all of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<String>,
+    /// It would hear the rest over NATS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nats: bool,
 }
 
 impl Hello {
@@ -143,6 +148,7 @@ impl Hello {
             fetched: None,
             feed: None,
             paths: Vec::new(),
+            nats: false,
         }
     }
 }
@@ -180,6 +186,21 @@ pub struct Welcome {
     /// What the follower's operator should know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+    /// The rest is said over NATS, as the follower wished, and this connection ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
+}
+
+/// By this an upstream knows which hello a follower has said, over NATS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Another one after each start of the upstream.
+    pub run: u32,
+    /// The number of the hello.
+    pub connection: u64,
+    /// What was trusted then.
+    #[serde(default)]
+    pub trust_version: u64,
 }
 
 /// What a follower is to the region that it named.
@@ -217,6 +238,13 @@ pub struct Heartbeat {
     /// As in the welcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<Trust>,
+    /// Over NATS, where one heartbeat is for all: who is to stay where it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paused_targets: Vec<Target>,
+    /// Over NATS, where no secret is said: another one than in the session, and what is trusted has
+    /// changed; the next welcome says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_version: Option<u64>,
 }
 
 /// The follower's sign of life.
@@ -521,6 +549,8 @@ mod tests {
                 spread_ms: 0,
                 orders: Orders::default(),
                 trust: None,
+                paused_targets: Vec::new(),
+                trust_version: None,
             })
         );
     }

@@ -4,13 +4,15 @@
 //! posted, and the mailbox by which the edge asks a stage for something; `roster` is who follows
 //! and which of them serves which region, `report` what a relay says of those below it, `fleet`
 //! who has verified a head, `reach` whether a region's address leads to it, `trust` what a mirror
-//! needs to know who may read there. A message is only a hint: a follower that hears none still
-//! converges by heartbeats and polls.
+//! needs to know who may read there; `nats` carries the same frames by way of a server, for fleets
+//! whose connections one node should not hold. A message is only a hint: a follower that hears none
+//! still converges by heartbeats and polls.
 
 pub mod board;
 pub mod care;
 pub mod fleet;
 pub mod frame;
+pub mod nats;
 pub mod reach;
 pub mod report;
 pub mod roster;
@@ -22,5 +24,6 @@ pub use board::{
 };
 pub use care::{Care, Chores, FsckReport, GcReport};
 pub use fleet::Verdict;
+pub use nats::Nats;
 pub use roster::{Bar, Caller, Follower, Part, Site};
 pub use trust::{Learned, Reader, Trust};

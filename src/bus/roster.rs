@@ -131,6 +131,18 @@ impl Follower {
         excuse(self.standing, self.waits.as_ref())
     }
 
+    /// Why those below it cannot have what it should have: it chose to stay where it is, and has not
+    /// fetched it.
+    fn holds_up(&self, paused: &[Target]) -> Option<String> {
+        if self.fetched == self.want {
+            return None;
+        }
+        let (node, region) = (&self.hello.node, self.hello.region.as_ref());
+        let is_paused = paused.iter().any(|target| target.is_about(node, region));
+        let why = if is_paused { Some("it is paused") } else { self.waits.as_deref() };
+        why.map(|why| format!("it is below {}: {why}", self.hello.label))
+    }
+
     fn wants(&mut self, now: Instant, want: Option<Head>) {
         self.want = want;
         if self.have == want {
@@ -181,6 +193,7 @@ impl Roster {
         // What was found out of it stays true while its address is the same.
         let same = known.as_ref().filter(|known| known.url == url);
         let reach = same.map(|known| known.reach.clone()).unwrap_or_default();
+        let behind_since = known.as_ref().and_then(|known| known.behind_since);
         let (last_ack, verified_at, below) =
             known.map(|known| (known.last_ack, known.verified_at, known.below)).unwrap_or_default();
         let mut follower = Follower {
@@ -195,7 +208,7 @@ impl Roster {
             last_ack,
             verified_at,
             progress: None,
-            behind_since: None,
+            behind_since,
             waits: None,
             reach,
             below,
@@ -220,6 +233,8 @@ impl Roster {
         let follower =
             self.followers.get_mut(node).filter(|known| known.connection == connection)?;
         follower.heard = now;
+        // Nobody holds a connection over NATS: who is heard is there.
+        follower.connected |= follower.hello.nats;
         if let Some(pulse) = pulse {
             follower.have = pulse.have;
             follower.fetched = pulse.fetched;
@@ -266,6 +281,17 @@ impl Roster {
         }
     }
 
+    /// Those that speak over NATS and have not been heard for 20 s are no longer there.
+    pub fn drop_silent(&mut self, now: Instant) {
+        for follower in self.followers.values_mut() {
+            let silent = now.saturating_duration_since(follower.heard) >= SILENCE;
+            if follower.hello.nats && follower.connected && silent {
+                follower.connected = false;
+                follower.progress = None;
+            }
+        }
+    }
+
     /// Notes a new head, which every follower should have from now on.
     pub fn posted(&mut self, now: Instant, head: Head) {
         for follower in self.followers.values_mut() {
@@ -293,11 +319,13 @@ impl Roster {
         };
         let below = self.followers.values().flat_map(|follower| {
             let live = follower.is_live(now);
-            // Who is below a node that is away has not been heard either.
-            follower
-                .below
-                .values()
-                .map(move |report| Report { live: report.live && live, ..report.clone() })
+            let held_up = follower.holds_up(paused);
+            follower.below.values().map(move |report| Report {
+                // Who is below a node that is away has not been heard either.
+                live: report.live && live,
+                waits: report.waits.clone().or_else(|| held_up.clone()),
+                ..report.clone()
+            })
         });
         self.followers.values().map(of).chain(below).collect()
     }
@@ -335,8 +363,10 @@ impl Roster {
         for follower in self.followers.values() {
             let excuse = follower.excuse(paused).map_or(Excuse::None, Excuse::Because);
             verdict.add(follower.member(now), follower.have.as_ref(), head, excuse);
+            let held_up = follower.holds_up(paused);
             for report in follower.below.values() {
-                let excuse = excuse_of(report).map_or(Excuse::None, Excuse::Because);
+                let excuse = excuse_of(report).or_else(|| held_up.clone());
+                let excuse = excuse.map_or(Excuse::None, Excuse::Because);
                 let live = report.live && follower.is_live(now);
                 verdict.add(member_of(report, live), report.have.as_ref(), head, excuse);
             }
@@ -414,6 +444,11 @@ impl Roster {
             [follower.have, follower.fetched].into_iter().chain(below)
         });
         heads.flatten().map(|head| head.epoch).max().unwrap_or(0)
+    }
+
+    /// One that is known.
+    pub fn follower(&self, node: &NodeId) -> Option<&Follower> {
+        self.followers.get(node)
     }
 
     /// All that are known.

@@ -67,6 +67,10 @@ fn connect(settings: &Settings) -> Result<(), Error> {
             }
         }
     }
+    if let Some(why) = daemon::try_nats(settings)? {
+        eprintln!("{why}");
+        return Err(anyhow::anyhow!("heads cannot be announced over NATS").into());
+    }
     if faults > 0 {
         return Err(anyhow::anyhow!("{faults} upstreams cannot be followed").into());
     }

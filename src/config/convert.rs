@@ -44,6 +44,7 @@ pub(super) fn settings(
     let tls = faults.section(Tls::try_from(file.tls));
     let min_free: Option<ByteSize> = faults.parse("min_free", file.min_free.as_ref());
     let maintenance = maintenance(&file.maintenance, &mut faults);
+    let nats = faults.parse("bus.nats", file.bus.nats.as_ref());
     let region: Option<RegionName> = faults.parse("region.name", file.region.name.as_ref());
     let freshness: Option<Freshness> =
         faults.parse("region.freshness", file.region.freshness.as_ref());
@@ -82,6 +83,7 @@ pub(super) fn settings(
         feeds,
         bandwidth,
         tls,
+        nats,
         insecure: consent.insecure,
         file: None,
         rs: file.rs.map(Spanned::into_inner),

@@ -34,6 +34,7 @@ pub(super) struct File {
     pub(super) min_free: Value<String>,
     pub(super) maintenance: Maintenance,
     pub(super) tls: Tls,
+    pub(super) bus: Bus,
     pub(super) region: Region,
     pub(super) bandwidth: Bandwidth,
     pub(super) feed: Vec<Feed>,
@@ -52,6 +53,12 @@ pub(super) struct Tls {
     pub(super) cert: Value<PathBuf>,
     pub(super) key: Value<PathBuf>,
     pub(super) ca: Value<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Bus {
+    pub(super) nats: Value<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

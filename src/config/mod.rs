@@ -22,7 +22,7 @@ pub use duration::parse as duration;
 pub use fault::Error;
 pub use place::{default_state_dir, host_name};
 pub use settings::{
-    BaseUrl, Checkout, FeedSettings, Guard, Live, Mirror, Primary, Role, Settings, Tls,
+    BaseUrl, Checkout, FeedSettings, Guard, Live, Mirror, NatsUrl, Primary, Role, Settings, Tls,
 };
 
 use fault::{Fault, Source};

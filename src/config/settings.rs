@@ -50,6 +50,8 @@ pub struct Settings {
     pub bandwidth: Bandwidth,
     /// Certificates; without a pair of its own it serves without TLS.
     pub tls: Tls,
+    /// The server by way of which heads are announced, beside followers' own connections.
+    pub nats: Option<NatsUrl>,
     /// Asks for no tokens at all; without it, and without TLS, `listen` is a loopback address.
     pub insecure: bool,
     /// The file that all this was read from; absent: flags.
@@ -209,6 +211,43 @@ pub struct Guard {
     pub min_delete_files: u64,
     /// Summed over this time.
     pub window: Duration,
+}
+
+/// Where a NATS server is reached, and as whom: `nats` or `tls`, a host, perhaps a port.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NatsUrl(String);
+
+impl NatsUrl {
+    /// With the password: not for people.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for NatsUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NatsUrl")
+    }
+}
+
+impl FromStr for NatsUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let what = "the address of a NATS server is as in nats://10.0.0.5:4222";
+        if !["nats://", "tls://"].iter().any(|scheme| text.starts_with(scheme)) {
+            return Err(format!("{what}; this begins with neither nats:// nor tls://"));
+        }
+        let url = reqwest::Url::parse(text).map_err(|error| format!("{what}: {error}"))?;
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err(format!("{what}; this names no host"));
+        }
+        if !["", "/"].contains(&url.path()) || url.query().is_some() || url.fragment().is_some() {
+            return Err(format!("{what}; nothing may follow the host and port"));
+        }
+        Ok(Self(text.to_owned()))
+    }
 }
 
 /// The URL of a node: `http` or `https`, a host, perhaps a port, and nothing behind it.

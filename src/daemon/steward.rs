@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, Feed, Node, contact, on_thread, orders};
 use crate::{
-    bus::{Decision, board::Answer},
+    bus::{Decision, Nats, board::Answer},
     config::{FeedSettings, Role},
     ledger::decisions::{self, Act, Pause, RootMark},
     model::{FeedName, Head, Target},
@@ -30,6 +30,7 @@ pub(super) struct Steward {
     node: Arc<Node>,
     feed: usize,
     address: SocketAddr,
+    nats: Option<Nats>,
 }
 
 /// What comes after the stage that runs.
@@ -54,8 +55,13 @@ pub(super) fn paused(decided: &decisions::Feed) -> Vec<Target> {
 
 impl Steward {
     /// Notes what the node is to the feed; no stage runs before [`Steward::run`].
-    pub(super) fn new(node: Arc<Node>, feed: usize, address: SocketAddr) -> Result<Self, Error> {
-        let steward = Steward { node, feed, address };
+    pub(super) fn new(
+        node: Arc<Node>,
+        feed: usize,
+        address: SocketAddr,
+        nats: Option<Nats>,
+    ) -> Result<Self, Error> {
+        let steward = Steward { node, feed, address, nats };
         steward.remember_role()?;
         Ok(steward)
     }
@@ -137,7 +143,11 @@ impl Steward {
                 let run = move || origin.run().map_err(failed);
                 Stage::Origin(on_thread(name, run, move || signal.stop(), stop)?)
             } else {
-                let setup = self.node.replica(self.feed(), self.upstreams()?, self.address)?;
+                let setup = self.node.replica(
+                    self.feed(),
+                    self.upstreams()?,
+                    (self.address, self.nats.clone()),
+                )?;
                 let failed = move |source| Error::Replica { feed: name, source };
                 let desk = Arc::clone(&self.feed().desk);
                 let decisions = Arc::clone(&self.node.decisions);

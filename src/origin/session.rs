@@ -288,6 +288,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
                 return Err(std::io::Error::other("a thread that reads files has ended").into());
             }
             self.take_inputs();
+            self.setup.desk.turn();
             let now = Instant::now();
             if self.work(now)? {
                 continue;

@@ -9,10 +9,9 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::{mpsc, watch},
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_tungstenite::{
@@ -31,6 +30,10 @@ use crate::{
         frame::{
             self, Announce, Fault, FromFollower, FromUpstream, Heartbeat, Hello, Progress, Pulse,
             Welcome,
+        },
+        nats::{
+            Nats,
+            attend::{Attendance, Attendant, Told},
         },
         roster::SILENCE,
     },
@@ -66,59 +69,127 @@ pub(super) struct Line {
     pub(super) progress: watch::Receiver<Option<Progress>>,
 }
 
-/// Talks with the upstream until that ends, and says why it ended.
-pub(super) async fn converse(upstream: Upstream, hello: Hello, mut line: Line) {
-    let Err(reason) = talk(&upstream, hello, &mut line).await;
+/// Talks with the upstream until that ends, and says why it ended; over NATS, where we have that and
+/// the upstream speaks it.
+pub(super) async fn converse(upstream: Upstream, nats: Option<Nats>, hello: Hello, mut line: Line) {
+    let Err(reason) = talk(&upstream, nats, hello, &mut line).await;
     let _ = line.heard.send(Heard::Ended(reason)).await; // the stage is ending: nobody to tell
+}
+
+/// What carries a conversation: the contract of both is that of `tests/cluster/bus.rs`.
+enum Wire {
+    /// A connection of our own to the upstream.
+    Socket(Box<Socket>),
+    /// By way of a server that both are connected to.
+    Nats(Box<Attendance>),
+}
+
+type Socket = WebSocketStream<Either<TcpStream, TlsStream<TcpStream>>>;
+
+impl Wire {
+    /// What comes next; none: nothing for us. Nothing is lost when it is not waited for to its end.
+    async fn hear(&mut self, upstream: &Upstream) -> Result<Option<Heard>, Error> {
+        match self {
+            Wire::Socket(socket) => read(socket.next().await, upstream),
+            Wire::Nats(attendance) => Ok(Some(match attendance.hear().await? {
+                Told::Announce(announce, pack) => Heard::Announce(announce, pack),
+                Told::Heartbeat(beat) => Heard::Heartbeat(beat),
+                Told::HelloAgain => {
+                    return Err(Error::Link("the upstream wants to hear hello again".to_owned()));
+                }
+            })),
+        }
+    }
+
+    async fn say(&mut self, frame: FromFollower) -> Result<(), Error> {
+        match self {
+            Wire::Socket(socket) => send(socket, &frame).await,
+            Wire::Nats(attendance) => Ok(attendance.say(frame).await?),
+        }
+    }
 }
 
 async fn talk(
     upstream: &Upstream,
+    nats: Option<Nats>,
     hello: Hello,
     line: &mut Line,
 ) -> Result<std::convert::Infallible, Error> {
-    let greeting = async {
-        let mut socket = open(upstream).await?;
-        send(&mut socket, &FromFollower::Hello(hello)).await?;
-        Ok::<_, Error>(socket)
-    };
-    let socket = timeout(CONNECT, greeting).await;
-    let mut socket = socket.map_err(|_| Error::Silent { url: upstream.base.to_string() })??;
+    if let Some(nats) = &nats {
+        nats.await_up(CONNECT).await?;
+    }
+    let hello = Hello { nats: nats.is_some(), ..hello };
+    let greeting = timeout(CONNECT, greet(upstream, &hello)).await;
+    let silent = || Error::Silent { url: upstream.base.to_string() };
+    let (mut wire, welcome) = greeting.map_err(|_| silent())??;
+    if let (Some(nats), Some(session)) = (nats, welcome.session) {
+        let attendant = Attendant {
+            upstream: welcome.node.clone(),
+            feed: upstream.feed.clone(),
+            node: hello.node,
+            region: hello.region,
+            session,
+            standing: welcome.standing,
+            head: welcome.head,
+            trusted: welcome.trust.is_some(),
+        };
+        wire = Wire::Nats(Box::new(nats.attend(attendant).await?));
+    }
+    line.tell(Heard::Welcome(welcome)).await?;
+    let (mut heard_at, mut waits) = (Instant::now(), None);
     loop {
         tokio::select! {
-            frame = timeout(SILENCE, socket.next()) => {
-                let frame = frame.map_err(|_| Error::Silent { url: upstream.base.to_string() })?;
-                let Some(heard) = read(frame, upstream)? else { continue };
+            heard = wire.hear(upstream) => {
+                heard_at = Instant::now();
+                let Some(heard) = heard? else { continue };
                 if matches!(heard, Heard::Heartbeat(_)) {
-                    answer(&mut socket, line).await?;
+                    answer(&mut wire, line).await?;
                 }
-                line.heard.send(heard).await.map_err(|_| Error::Stopped)?;
+                line.tell(heard).await?;
             }
-            frame = line.outbox.recv() => {
-                send(&mut socket, &frame.ok_or(Error::Stopped)?).await?;
+            frame = line.outbox.recv() => wire.say(frame.ok_or(Error::Stopped)?).await?,
+            // Whoever waits for us hears at once that we wait ourselves.
+            Ok(()) = line.pulse.changed() => {
+                let now = line.pulse.borrow_and_update().waits.clone();
+                if now != waits {
+                    waits = now;
+                    answer(&mut wire, line).await?;
+                }
             }
+            () = sleep_until(heard_at + SILENCE) => return Err(silent()),
+        }
+    }
+}
+
+/// Says hello over a connection of our own, and waits for the answer.
+async fn greet(upstream: &Upstream, hello: &Hello) -> Result<(Wire, Welcome), Error> {
+    let mut wire = Wire::Socket(Box::new(open(upstream).await?));
+    wire.say(FromFollower::Hello(hello.clone())).await?;
+    loop {
+        if let Some(Heard::Welcome(welcome)) = wire.hear(upstream).await? {
+            return Ok((wire, welcome));
         }
     }
 }
 
 /// The answer to a heartbeat: what we have, and how far a fetch is.
-async fn answer<S>(socket: &mut WebSocketStream<S>, line: &mut Line) -> Result<(), Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn answer(wire: &mut Wire, line: &mut Line) -> Result<(), Error> {
     let pulse = line.pulse.borrow_and_update().clone();
-    send(socket, &FromFollower::Heartbeat(pulse)).await?;
+    wire.say(FromFollower::Heartbeat(pulse)).await?;
     let progress = *line.progress.borrow_and_update();
     match progress {
-        Some(progress) => send(socket, &FromFollower::Progress(progress)).await,
+        Some(progress) => wire.say(FromFollower::Progress(progress)).await,
         None => Ok(()),
     }
 }
 
-async fn send<S>(socket: &mut WebSocketStream<S>, frame: &FromFollower) -> Result<(), Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+impl Line {
+    async fn tell(&self, heard: Heard) -> Result<(), Error> {
+        self.heard.send(heard).await.map_err(|_| Error::Stopped)
+    }
+}
+
+async fn send(socket: &mut Socket, frame: &FromFollower) -> Result<(), Error> {
     let sent = timeout(SILENCE, socket.send(Message::text(frame::encode(frame)))).await;
     sent.map_err(|_| Error::Link("the upstream takes nothing".to_owned()))?
         .map_err(|source| fault_of(&source))
@@ -142,7 +213,7 @@ fn read(
         FromUpstream::Welcome(welcome) => Ok(Some(Heard::Welcome(welcome))),
         FromUpstream::Heartbeat(heartbeat) => Ok(Some(Heard::Heartbeat(heartbeat))),
         FromUpstream::Fault(fault) => Err(Error::Fault(fault)),
-        FromUpstream::Unknown => Ok(None),
+        FromUpstream::HelloAgain | FromUpstream::Unknown => Ok(None),
     }
 }
 
@@ -153,9 +224,7 @@ pub(super) async fn try_open(upstream: &Upstream) -> Result<(), Error> {
     Ok(())
 }
 
-async fn open(
-    upstream: &Upstream,
-) -> Result<WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>, Error> {
+async fn open(upstream: &Upstream) -> Result<Socket, Error> {
     let url = upstream.url("follow");
     let url = format!("ws{}", url.strip_prefix("http").unwrap_or(&url));
     let uri = url.parse().map_err(|_| Error::Link(format!("{url} is not an address")))?;

@@ -3,7 +3,10 @@
 use std::{fmt, io};
 
 use crate::{
-    bus::frame::{BadFrame, Fault},
+    bus::{
+        frame::{BadFrame, Fault},
+        nats,
+    },
     disk,
     model::{Class, Head, RelPath},
     replica::{event::Failure, lane::Broken},
@@ -22,6 +25,9 @@ pub enum Error {
     /// The connection to the upstream could not be made, or broke.
     #[error("{0}")]
     Link(String),
+    /// The server by which the upstream is heard is away.
+    #[error("{0}; until it is back the upstream is asked for its head now and then")]
+    Nats(#[from] nats::Error),
     /// Nothing was heard of the upstream.
     #[error("nothing was heard of {url} for 20 s")]
     Silent {
@@ -175,6 +181,15 @@ impl Error {
         match self {
             Error::FirstContact(_) => 78,
             _ => 1,
+        }
+    }
+}
+
+impl From<nats::attend::Lost> for Error {
+    fn from(lost: nats::attend::Lost) -> Self {
+        match lost {
+            nats::attend::Lost::Nats(error) => Error::Nats(error),
+            nats::attend::Lost::Frame(error) => Error::Frame(error),
         }
     }
 }

@@ -221,6 +221,12 @@ impl Follow {
         }
     }
 
+    /// Why nobody need wait for it to have the newest head, in words for the upstream: somebody has
+    /// chosen so.
+    pub fn excuse(&self) -> Option<String> {
+        self.waits().map(|_| "it is paused there".to_owned()).or_else(|| self.remark())
+    }
+
     fn is_busy(&self) -> bool {
         let fetches = self.fetching.is_some() || self.lacks().is_some();
         fetches || self.placing.is_some() || self.unplaced().is_some()

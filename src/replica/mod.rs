@@ -55,7 +55,7 @@ use self::{
     upstream::Upstream,
 };
 use crate::{
-    bus::{Desk, frame::Hello},
+    bus::{Desk, Nats, frame::Hello},
     disk::{Keep, Root},
     hooks::Hooks,
     ledger::Ledger,
@@ -95,6 +95,8 @@ pub struct Setup {
     pub token: Option<TokenFile>,
     /// For packs, objects and polls; without a total time-out.
     pub http: reqwest::Client,
+    /// By way of which announcements come; none: over connections of our own.
+    pub nats: Option<Nats>,
     /// How `https` is spoken for the announcements.
     pub tls: Arc<rustls::ClientConfig>,
     /// How long after the last sign of the head it is asked for.

@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     bus::{
-        Desk, Held, Request, Trust, Unfetched,
+        Desk, Held, Nats, Request, Trust, Unfetched,
         frame::{FromFollower, Hello, Pulse, Standing},
     },
     ledger::{self, Kind, Ledger, MAX_NAMES, NewRun},
@@ -55,6 +55,8 @@ const MAX_WAITING: usize = 1_000;
 
 /// Paths that differ and are named.
 const MAX_DRIFT: usize = 1_000;
+/// The longest that the loop rests: whoever looks sees that it is not stuck.
+const TURN: Duration = Duration::from_secs(5);
 /// How often the time of day is looked at.
 const CLOCK: Duration = Duration::from_secs(30);
 
@@ -103,6 +105,8 @@ struct Stage {
     desk: Arc<Desk>,
     hello: Hello,
     upstreams: Vec<Upstream>,
+    /// By way of which announcements come; none: over connections of our own.
+    nats: Option<Nats>,
     fetcher: Fetcher,
     directory: Lane,
     checkout: Option<Arc<Way>>,
@@ -181,6 +185,7 @@ impl Stage {
         let stage = Stage {
             hello: setup.hello(),
             upstreams: setup.upstreams(),
+            nats: setup.nats.take(),
             checkout: setup.checkout(&stopping),
             fetcher: Fetcher {
                 store: desk.store.clone(),
@@ -232,6 +237,7 @@ impl Stage {
         let mut below = self.desk.changes.subscribe();
         self.pause_here();
         loop {
+            self.desk.turn();
             let deadline = self.follow.deadline();
             let report = self.reports.deadline();
             tokio::select! {
@@ -248,6 +254,7 @@ impl Stage {
                 () = sleep_until(deadline) => self.feed(Event::Ticked),
                 scope = look(&mut self.watch, self.checking) => self.check(scope),
                 () = wait_for(self.next_checkout) => self.mind_clock(),
+                () = tokio::time::sleep(TURN) => {}
             }
         }
     }
@@ -317,7 +324,8 @@ impl Stage {
             pulse: self.pulse.subscribe(),
             progress: self.fetcher.progress.subscribe(),
         };
-        let conversation = connection::converse(self.upstreams[upstream].clone(), hello, line);
+        let (upstream, nats) = (self.upstreams[upstream].clone(), self.nats.clone());
+        let conversation = connection::converse(upstream, nats, hello, line);
         let task = self.tasks.spawn(async move {
             conversation.await;
             Ended::Talk
@@ -762,7 +770,7 @@ impl Stage {
         }
         let (have, fetched) = (summary.have, summary.fetched);
         let error = summary.last_error.clone();
-        let waits = self.follow.waits().map(|_| "it is paused there".to_owned());
+        let waits = self.follow.excuse();
         self.pulse.send_replace(Pulse { have, fetched, waits, error });
         self.desk.state.send_modify(|state| {
             state.primary = false;

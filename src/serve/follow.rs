@@ -25,7 +25,7 @@ use crate::{
         self, Board, Desk, Trust, TurnedAway,
         frame::{
             self, Announce, Fault, FromFollower, FromUpstream, Heartbeat, Hello, MAX_FRAME,
-            OLDEST_PROTOCOL, Outcome, PROTOCOL, SUBPROTOCOL, Standing, Welcome,
+            OLDEST_PROTOCOL, PROTOCOL, SUBPROTOCOL, Standing, Welcome,
         },
         roster::SILENCE,
     },
@@ -160,6 +160,12 @@ async fn serve(desk: &Desk, visitor: Visitor, host: &Host, socket: &mut WebSocke
     let mut trusted = Told::default();
     let mut welcome = welcome(desk, host, &hello, standing, heads.borrow_and_update().as_ref());
     welcome.trust = (host.trust)(desk, &node, &mut trusted);
+    welcome.session = host.board.session(connection).filter(|_| hello.nats);
+    if welcome.session.is_some() {
+        // From here on it is heard over NATS, or it falls silent.
+        let _ = say(socket, &FromUpstream::Welcome(welcome)).await;
+        return;
+    }
     let told = welcome.head.map(|head| head.commit);
     let region = hello.region.clone();
     let is_still_in = || (host.still_in)(&visitor.caller);
@@ -230,6 +236,7 @@ fn welcome(
         orders: desk.orders.borrow().clone(),
         trust: None,
         warning: warning(host, hello.region.as_ref(), standing),
+        session: None,
     }
 }
 
@@ -320,7 +327,16 @@ impl Talk<'_> {
         let spread_ms = millis(self.desk.spread());
         let orders = self.desk.orders.borrow().clone();
         let trust = (self.trust)(&mut self.trusted);
-        let beat = Heartbeat { head, standing, paused, spread_ms, orders, trust };
+        let beat = Heartbeat {
+            head,
+            standing,
+            paused,
+            spread_ms,
+            orders,
+            trust,
+            paused_targets: Vec::new(),
+            trust_version: None,
+        };
         say(socket, &FromUpstream::Heartbeat(beat)).await
     }
 
@@ -329,40 +345,18 @@ impl Talk<'_> {
     }
 
     fn take(&mut self, frame: Option<Result<Message, axum::Error>>) -> Result<(), Gone> {
-        let pulse = match frame {
-            Some(Ok(Message::Text(text))) => match frame::decode(&text) {
-                Ok(FromFollower::Heartbeat(pulse)) => Some(pulse),
-                Ok(FromFollower::Ack(ack)) => {
-                    self.note(&ack);
-                    self.desk.acked(self.node, ack);
-                    None
-                }
-                Ok(FromFollower::Progress(progress)) => {
-                    self.desk.progressed(self.node, progress);
-                    None
-                }
-                Ok(FromFollower::Below(below)) => {
-                    self.desk.reported(self.node, below.nodes);
-                    None
-                }
-                Ok(FromFollower::Hello(_) | FromFollower::Unknown) => None,
-                Err(error) => {
-                    warn!(feed = %self.desk.feed, node = %self.node, "closed: {error}");
-                    return Err(Gone);
-                }
-            },
-            Some(Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_))) => None,
+        let frame = match frame {
+            Some(Ok(Message::Text(text))) => frame::decode(&text).map_err(|error| {
+                warn!(feed = %self.desk.feed, node = %self.node, "closed: {error}");
+                Gone
+            })?,
+            Some(Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_))) => {
+                FromFollower::Unknown
+            }
             Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(Gone),
         };
-        self.standing = self.desk.heard(self.node, self.connection, pulse.as_ref()).ok_or(Gone)?;
+        self.standing = self.desk.take(self.node, self.connection, frame).ok_or(Gone)?;
         Ok(())
-    }
-
-    fn note(&self, ack: &frame::Ack) {
-        if ack.outcome == Outcome::Refused {
-            let reason = ack.error.as_deref().unwrap_or_default();
-            warn!(feed = %self.desk.feed, node = %self.node, "a follower refuses our head: {reason}");
-        }
     }
 }
 

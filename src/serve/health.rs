@@ -9,7 +9,7 @@ use std::{
 };
 
 use axum::{Json, extract::State, response::IntoResponse};
-use http::StatusCode;
+use http::{StatusCode, Uri};
 use serde_json::{Value, json};
 
 use super::{Edge, edge::Feed, error::Answer};
@@ -26,6 +26,10 @@ pub(super) const MAX_LAG: Duration = Duration::from_secs(60);
 /// A change that waits this long needs somebody; before, it may be an upload that is slow.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// A stage goes round its loop every few seconds; one that has not for so long is stuck in a system
+/// call, a hook's place or a fault of ours.
+const STUCK: Duration = Duration::from_secs(20);
+
 /// `GET /livez`: which node lives here, for an upstream that tries the address before it leads
 /// anybody to it.
 pub(super) async fn live(State(edge): State<Arc<Edge>>) -> impl IntoResponse {
@@ -35,11 +39,11 @@ pub(super) async fn live(State(edge): State<Arc<Edge>>) -> impl IntoResponse {
 /// `GET /readyz`
 pub(super) async fn ready(State(edge): State<Arc<Edge>>) -> Answer {
     let faults = edge.feeds().filter_map(|feed| Some(fault_json(feed, &not_ready(feed)?)));
-    Ok(answer("ready", &faults.collect::<Vec<_>>()))
+    Ok(answer("ready", &faults.collect::<Vec<_>>(), None))
 }
 
-/// `GET /healthz`
-pub(super) async fn health(State(edge): State<Arc<Edge>>) -> Answer {
+/// `GET /healthz`; with `?verbose` also what each stage is at, and when it last moved.
+pub(super) async fn health(State(edge): State<Arc<Edge>>, uri: Uri) -> Answer {
     let faults = edge.feeds().filter_map(|feed| {
         let fault = not_ready(feed)
             .or_else(|| unwell(&feed.desk.state.borrow(), sys::now()))
@@ -47,19 +51,37 @@ pub(super) async fn health(State(edge): State<Arc<Edge>>) -> Answer {
         let fault = fault.or_else(|| bad_hook(feed));
         Some(fault_json(feed, &fault?))
     });
-    let mut response = answer("ok", &faults.collect::<Vec<_>>());
+    let away = edge.board.away.borrow().clone();
+    let away = away.map(|fault| json!({ "state": "unheard", "fault": fault }));
+    let is_verbose = uri.query().is_some_and(|query| query.split('&').any(|it| it == "verbose"));
+    let stages = is_verbose.then(|| edge.feeds().map(|feed| stage_json(feed)).collect());
+    let mut response = answer("ok", &faults.chain(away).collect::<Vec<_>>(), stages);
     if let Ok(node) = http::HeaderValue::try_from(edge.node.as_str()) {
         response.headers_mut().insert("x-depsync-node", node);
     }
     Ok(response)
 }
 
-fn answer(well: &str, faults: &[Value]) -> axum::response::Response {
-    if faults.is_empty() {
-        return Json(json!({ "status": well })).into_response();
+fn answer(well: &str, faults: &[Value], stages: Option<Vec<Value>>) -> axum::response::Response {
+    let (status, mut body) = match faults {
+        [] => (StatusCode::OK, json!({ "status": well })),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, json!({ "status": "degraded", "faults": faults })),
+    };
+    if let Some(stages) = stages {
+        body["stages"] = json!(stages);
     }
-    let body = json!({ "status": "degraded", "faults": faults });
-    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+    (status, Json(body)).into_response()
+}
+
+fn stage_json(feed: &Feed) -> Value {
+    let state = feed.desk.state.borrow();
+    let hooks = feed.desk.hooks.borrow();
+    json!({
+        "feed": feed.desk.feed, "stage": if state.primary { "origin" } else { "replica" },
+        "state": state.state, "detail": state.detail, "last_error": state.last_error,
+        "moved_ms": feed.desk.stuck_for().as_millis(), "hooks": *hooks,
+        "heard_ms": state.heartbeat.map(|heard| heard.elapsed().as_millis()),
+    })
 }
 
 fn fault_json(feed: &Feed, fault: &str) -> Value {
@@ -70,6 +92,10 @@ fn fault_json(feed: &Feed, fault: &str) -> Value {
 fn not_ready(feed: &Feed) -> Option<String> {
     let state = feed.desk.state.borrow();
     let stopped = ["stopped", "failing", "refused", "full"].contains(&state.state);
+    let stuck_for = feed.desk.stuck_for();
+    if stuck_for > STUCK {
+        return Some(format!("the stage has not moved for {} s", stuck_for.as_secs()));
+    }
     let why = || state.last_error.clone().or_else(|| state.detail.clone()).unwrap_or_default();
     if stopped {
         return Some(format!("the feed is {}: {}", state.state, why()));

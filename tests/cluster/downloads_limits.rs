@@ -525,6 +525,11 @@ fn a_change_is_waited_for_until_every_region_has_it() {
     let world = World::new();
     let hub = world.primary("hub");
     let mut eu = world.region("eu", &hub);
+    // Only a region that has said hello once is known, and waited for.
+    eventually("the region is known", || match hub.get("/v1/nodes")["nodes"].as_array() {
+        Some(nodes) if !nodes.is_empty() => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
     let local = world.path("local");
     fs::write(&local, "content").unwrap();
     let put = |name: &str, wait: &str| {

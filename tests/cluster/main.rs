@@ -13,16 +13,20 @@
 )]
 
 mod bad_input;
+mod bus;
 mod checkout;
 mod crash;
 mod downloads;
 mod downloads_limits;
 mod downloads_redirects;
 mod downloads_releases;
+mod examples;
 mod fleet;
+mod fleet_faults;
 mod history;
 mod hooks;
 mod mirror;
+mod nats;
 mod oracle;
 mod origin;
 mod origin_guard;

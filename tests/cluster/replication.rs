@@ -129,6 +129,35 @@ fn a_paused_node_stays_where_it_is_and_goes_on_when_it_is_resumed() {
 }
 
 #[test]
+fn who_waits_by_choice_is_named_and_not_waited_for() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    let eu = world.region("eu", &hub);
+    let upstream = format!("upstream = \"{}\"\ncheckout_at = \"0 0 0 1 1 *\"", hub.url());
+    let mut us = world.configured("us", "[region]\nname = \"us\"", &upstream);
+    us.start();
+    fs::write(hub.dir.join("a"), "1").unwrap();
+    // The first version is not waited with.
+    wait_equal(&hub.dir, &[&eu.dir, &us.dir]);
+    done(&hub, &["wait", "default"]);
+    done(&hub, &["pin", &hub.commit(), "--region", "eu"]);
+    eventually("it has heard of that", || match feed(&eu)["detail"].as_str() {
+        Some(detail) if detail.contains("pinned") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    fs::write(hub.dir.join("a"), "2").unwrap();
+    done(&hub, &["sync"]);
+    let said = done(&hub, &["wait", "default", "--timeout", "20s"]);
+    assert!(said.contains("pinned to commit") && said.contains("checkout_at"), "{said}");
+    for node in [&eu, &us] {
+        assert_eq!(fs::read(node.dir.join("a")).unwrap(), b"1");
+    }
+    for label in ["eu", "us"] {
+        assert_eq!(listed(&hub, label)["feeds"][0]["state"], "waiting");
+    }
+}
+
+#[test]
 fn the_promote_drill() {
     let world = World::new();
     let mut hub = world.primary("hub");

@@ -1,0 +1,354 @@
+//! What goes wrong between nodes, and what each of them says meanwhile: announcements that are lost on
+//! an open connection, slow and stalled mirrors, long absences, lost ledgers and states, wrong clocks,
+//! stages that are stuck.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    oracle::wait_equal,
+    proxy::Proxy,
+    world::{DEPSYNC, Node, World, curl, eventually, eventually_within},
+};
+
+fn done(node: &Node, arguments: &[&str]) -> String {
+    let output = node.command(arguments);
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {text}");
+    text
+}
+
+fn feed(node: &Node) -> Value {
+    node.try_get("/v1/feeds/default").unwrap_or_default()
+}
+
+fn state(node: &Node, wanted: &str) -> String {
+    eventually(&format!("{} is {wanted}", node.name), || {
+        let feed = feed(node);
+        match feed["state"].as_str() {
+            Some(state) if state == wanted => Ok(feed["detail"].to_string()),
+            _ => Err(feed.to_string()),
+        }
+    })
+}
+
+fn fetches(node: &Node) -> usize {
+    let runs = node.get("/v1/runs?limit=1000");
+    runs["runs"].as_array().unwrap().iter().filter(|run| run["kind"] == "fetch").count()
+}
+
+/// Publishes another content of a file, and waits until it is committed.
+fn publish(hub: &Node, name: &str, text: &str) {
+    let before = feed(hub)["seq"].as_u64().unwrap_or(0);
+    fs::write(hub.dir.join(name), text).unwrap();
+    eventually("it is committed", || match feed(hub)["seq"].as_u64() {
+        Some(seq) if seq > before => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+/// A proxy that lets everything through but the announcements of a follower's connection.
+struct Deaf {
+    address: SocketAddr,
+    deaf: Arc<AtomicBool>,
+    dropped: Arc<AtomicU32>,
+    followed: Arc<AtomicU32>,
+}
+
+impl Deaf {
+    fn to(node: &Node) -> Self {
+        let target: SocketAddr = node.url().strip_prefix("http://").unwrap().parse().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let deaf = Deaf {
+            address: listener.local_addr().unwrap(),
+            deaf: Arc::default(),
+            dropped: Arc::default(),
+            followed: Arc::default(),
+        };
+        let (silent, dropped, followed) =
+            (deaf.deaf.clone(), deaf.dropped.clone(), deaf.followed.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (Ok(near), Ok(far)) = (stream, TcpStream::connect(target)) else { continue };
+                let (mut from, mut to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+                let (silent, dropped, followed) =
+                    (silent.clone(), dropped.clone(), followed.clone());
+                std::thread::spawn(move || {
+                    let _ = down(&far, &near, &silent, &dropped, &followed);
+                    let _ = near.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        });
+        deaf
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+/// Hands on what a server sends: after `101` frame by frame, else byte by byte.
+fn down(
+    mut far: &TcpStream,
+    mut near: &TcpStream,
+    silent: &AtomicBool,
+    dropped: &AtomicU32,
+    followed: &AtomicU32,
+) -> io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        far.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    near.write_all(&head)?;
+    if !head.starts_with(b"HTTP/1.1 101") {
+        io::copy(&mut far, &mut near)?;
+        return Ok(());
+    }
+    followed.fetch_add(1, SeqCst);
+    loop {
+        let mut frame = vec![0; 2];
+        far.read_exact(&mut frame)?;
+        let more = match frame[1] & 0x7f {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        let mut long = vec![0; more];
+        far.read_exact(&mut long)?;
+        let short = usize::from(frame[1] & 0x7f);
+        let length = match more {
+            0 => short,
+            _ => long.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)),
+        };
+        let mut body = vec![0; length];
+        far.read_exact(&mut body)?;
+        // An announcement is the only binary frame.
+        if frame[0] & 0x0f == 2 && silent.load(SeqCst) {
+            dropped.fetch_add(1, SeqCst);
+            continue;
+        }
+        near.write_all(&[frame, long, body].concat())?;
+    }
+}
+
+#[test]
+fn announcements_that_are_lost_on_an_open_connection_cost_a_heartbeat() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    let proxy = Deaf::to(&hub);
+    let mut eu = world.region_unstarted("eu", &proxy.url(), &[]);
+    eu.start();
+    fs::write(hub.dir.join("a"), "1").unwrap();
+    wait_equal(&hub.dir, &[&eu.dir]);
+    proxy.deaf.store(true, SeqCst);
+    for n in 2..6 {
+        publish(&hub, "a", &n.to_string());
+        wait_equal(&hub.dir, &[&eu.dir]);
+        // It has missed nothing that it knows of: the connection was there all the time.
+        assert_eq!(feed(&eu)["state"], "idle");
+    }
+    assert!(proxy.dropped.load(SeqCst) >= 4, "announcements were dropped");
+    assert_eq!(proxy.followed.load(SeqCst), 1, "over one connection");
+    done(&hub, &["wait", "default"]);
+}
+
+#[test]
+fn a_mirror_that_is_slow_or_stalled_delays_no_other() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    let (slow, stalled) = (Proxy::to(&hub), Proxy::to(&hub));
+    let mut eu = world.region_unstarted("eu", &slow.url(), &[]);
+    let mut us = world.region_unstarted("us", &stalled.url(), &[]);
+    for node in [&mut eu, &mut us] {
+        node.start();
+    }
+    let asia = world.region("asia", &hub);
+    fs::write(hub.dir.join("a"), "1").unwrap();
+    wait_equal(&hub.dir, &[&eu.dir, &us.dir, &asia.dir]);
+    slow.limit(Some(8_000));
+    stalled.stall(true);
+    let noise: Vec<u8> =
+        (0..150_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    fs::write(hub.dir.join("noise"), &noise).unwrap();
+    for n in 2..12 {
+        publish(&hub, "a", &n.to_string());
+        eventually_within(
+            Duration::from_secs(20),
+            "the third has it",
+            || match fs::read_to_string(asia.dir.join("a")) {
+                Ok(text) if text == n.to_string() => Ok(()),
+                other => Err(format!("{other:?}")),
+            },
+        );
+    }
+    assert_eq!(fs::read_to_string(us.dir.join("a")).unwrap(), "1", "it is stalled all the while");
+    let verdict = hub.command(&["wait", "default", "--timeout", "0"]);
+    let text = String::from_utf8_lossy(&verdict.stderr).into_owned();
+    assert!(text.contains("us") && !text.contains("asia ("), "{text}");
+    slow.limit(None);
+    stalled.stall(false);
+    wait_equal(&hub.dir, &[&eu.dir, &us.dir, &asia.dir]);
+    done(&hub, &["wait", "default"]);
+}
+
+#[test]
+fn hundreds_of_commits_that_were_missed_are_one_fetch() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    let mut eu = world.region("eu", &hub);
+    publish(&hub, "a", "0");
+    wait_equal(&hub.dir, &[&eu.dir]);
+    let before = fetches(&eu);
+    eu.kill();
+    let commits = if std::env::var_os("DEPSYNC_FULL").is_some() { 500 } else { 100 };
+    for n in 1..=commits {
+        publish(&hub, &format!("f{}", n % 17), &n.to_string());
+    }
+    assert_eq!(feed(&hub)["seq"], commits + 1);
+    eu.start();
+    wait_equal(&hub.dir, &[&eu.dir]);
+    done(&hub, &["wait", "default"]);
+    assert_eq!(fetches(&eu), before + 1);
+    eu.fsck();
+}
+
+#[test]
+fn lost_ledgers_are_made_anew_and_nothing_is_deleted() {
+    let world = World::new();
+    let mut hub = world.primary("hub");
+    let mut eu = world.region("eu", &hub);
+    for n in 0..60 {
+        fs::write(hub.dir.join(format!("f{n}")), n.to_string()).unwrap();
+    }
+    wait_equal(&hub.dir, &[&eu.dir]);
+    let commit = hub.commit();
+    for (name, bytes) in [("gone", None), ("empty", Some("")), ("damaged", Some("not a database"))]
+    {
+        for node in [&mut hub, &mut eu] {
+            node.kill();
+            for file in fs::read_dir(&node.state).unwrap().map(|entry| entry.unwrap().path()) {
+                if file.file_name().unwrap().to_string_lossy().starts_with("ledger.db") {
+                    fs::remove_file(file).unwrap();
+                }
+            }
+            if let Some(bytes) = bytes {
+                fs::write(node.state.join("ledger.db"), bytes).unwrap();
+            }
+        }
+        hub.start();
+        eu.start();
+        done(&hub, &["sync"]);
+        assert_eq!(hub.commit(), commit, "{name}: nothing has changed");
+        wait_equal(&hub.dir, &[&eu.dir]);
+        done(&hub, &["wait", "default"]);
+    }
+    publish(&hub, "f0", "and on it goes");
+    wait_equal(&hub.dir, &[&eu.dir]);
+}
+
+#[test]
+fn a_clock_that_is_a_day_off_changes_nothing() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    let mut nodes = Vec::new();
+    for (name, off) in [("early", "-1d"), ("late", "+1d")] {
+        let mut node = world.region_unstarted(name, &hub.url(), &[]);
+        let words =
+            ["env", "NO_FAKE_STAT=1", "FAKETIME_DONT_FAKE_MONOTONIC=1", "faketime", "-f", off];
+        node.wrap = words.map(ToOwned::to_owned).to_vec();
+        node.start();
+        nodes.push(node);
+    }
+    for n in 0..5 {
+        publish(&hub, "a", &n.to_string());
+        wait_equal(&hub.dir, &[&nodes[0].dir, &nodes[1].dir]);
+    }
+    done(&hub, &["wait", "default"]);
+    let moments = [&nodes[0], &nodes[1]].map(|node| {
+        let runs = node.get("/v1/runs?limit=1000");
+        let runs = runs["runs"].as_array().unwrap().clone();
+        // One fetch and one checkout for each version at most: no loop.
+        assert!(runs.len() <= 10, "{runs:?}");
+        runs[0]["started"].as_str().or(runs[0]["at"].as_str()).unwrap_or_default().to_owned()
+    });
+    assert_ne!(moments[0].get(..10), moments[1].get(..10), "their clocks were off: {moments:?}");
+}
+
+#[test]
+fn a_second_daemon_on_one_state_or_directory_refuses() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    let (state, dir) = (hub.state.to_str().unwrap(), hub.dir.to_str().unwrap());
+    let (other, empty) = (world.path("other.state"), world.folder("empty"));
+    for (dir, state) in [(empty.to_str().unwrap(), state), (dir, other.to_str().unwrap())] {
+        let output = Command::new(DEPSYNC)
+            .args(["primary", dir, "--state", state, "--listen", "127.0.0.1:0"])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+    }
+    publish(&hub, "a", "the first goes on");
+}
+
+#[test]
+fn a_stage_that_is_stuck_is_shown() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    publish(&hub, "a", "1");
+    let ask = |path: &str| -> Value {
+        let answer = curl(&[&format!("{}{path}", hub.url())]);
+        serde_json::from_slice(&answer.stdout).unwrap_or_default()
+    };
+    let well = ask("/healthz?verbose");
+    assert_eq!((&well["status"], &well["stages"][0]["stage"]), (&"ok".into(), &"origin".into()));
+    assert!(well["stages"][0]["moved_ms"].as_u64() < Some(20_000), "{well}");
+
+    // From now on the disk takes two minutes to answer.
+    let mut tracer = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-p", &hub.pid().to_string()])
+        .args(["-e", "trace=fsync", "-e", "inject=fsync:delay_enter=120s"])
+        .spawn()
+        .unwrap();
+    eventually("it is traced", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", hub.pid())).unwrap();
+        match status.lines().find(|line| line.starts_with("TracerPid:")) {
+            Some(line) if line.ends_with(&tracer.id().to_string()) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    fs::write(hub.dir.join("a"), "2").unwrap();
+    eventually("that is shown", || {
+        let ready = ask("/readyz");
+        match ready["faults"][0]["fault"].as_str() {
+            Some(fault) if fault.contains("has not moved for") => Ok(()),
+            _ => Err(ready.to_string()),
+        }
+    });
+    assert!(ask("/healthz?verbose")["stages"][0]["moved_ms"].as_u64() > Some(20_000));
+    tracer.kill().unwrap();
+    tracer.wait().unwrap();
+    eventually("it goes on", || {
+        let (ready, seq) = (ask("/readyz"), feed(&hub)["seq"].as_u64());
+        match ready["status"] == "ready" && seq == Some(2) {
+            true => Ok(()),
+            false => Err(format!("{ready} {seq:?}")),
+        }
+    });
+}
