@@ -33,16 +33,6 @@ fn feed(node: &Node) -> Value {
     node.try_get("/v1/feeds/default").unwrap_or_default()
 }
 
-fn state(node: &Node, wanted: &str) -> String {
-    eventually(&format!("{} is {wanted}", node.name), || {
-        let feed = feed(node);
-        match feed["state"].as_str() {
-            Some(state) if state == wanted => Ok(feed["detail"].to_string()),
-            _ => Err(feed.to_string()),
-        }
-    })
-}
-
 fn fetches(node: &Node) -> usize {
     let runs = node.get("/v1/runs?limit=1000");
     runs["runs"].as_array().unwrap().iter().filter(|run| run["kind"] == "fetch").count()
