@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     oracle::{Item, contents},
-    world::{Node, World, eventually},
+    world::{DEADLINE, Node, World, eventually, eventually_within},
 };
 
 /// A real web application archive's format: a jar of Debian's.
@@ -22,6 +22,11 @@ pub const JAR: &str = "/usr/share/java/tomcat10-catalina.jar";
 /// The long form only where it was asked for.
 pub fn scale<T>(reduced: T, full: T) -> T {
     if std::env::var_os("DEPSYNC_FULL").is_some() { full } else { reduced }
+}
+
+/// How long a condition may take: full forms import and compare many files.
+pub fn patience() -> Duration {
+    scale(DEADLINE, 10 * DEADLINE)
 }
 
 /// The pace of somebody else who writes: part of the story, never a way to wait for us.
@@ -87,7 +92,7 @@ impl Node {
 
     /// Waits for `check` of the feed's description to answer.
     pub fn feed_is<T>(&self, what: &str, check: impl Fn(&Value) -> Option<T>) -> T {
-        eventually(what, || {
+        eventually_within(patience(), what, || {
             let feed = self.try_get("/v1/feeds/default")?;
             check(&feed).ok_or_else(|| feed.to_string())
         })
@@ -172,7 +177,7 @@ impl Node {
     /// Waits until git finds in the head exactly the files of the folder, with the same content;
     /// for files below the size at which they become objects, and names of UTF-8.
     pub fn wait_published(&self) {
-        eventually("everything is published", || self.compare_published());
+        eventually_within(patience(), "everything is published", || self.compare_published());
     }
 
     /// See [`Node::wait_published`].

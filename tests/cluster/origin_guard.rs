@@ -11,8 +11,8 @@ use std::{
 
 use crate::{
     oracle::{compare, contents, wait_equal},
-    origin::{may, pace, run, scale, tree},
-    world::{Node, World, curl, eventually},
+    origin::{may, pace, patience, run, scale, tree},
+    world::{Node, World, curl, eventually, eventually_within},
 };
 
 /// Removes files of [`tree`].
@@ -297,7 +297,7 @@ fn remove_all(files: usize, over: Duration) {
     hub.tell(&["reject"]);
     hub.sync();
     // All of it, what was published before the hold as well, with its metadata.
-    eventually("all are back", || match contents(&hub.dir) {
+    eventually_within(patience(), "all are back", || match contents(&hub.dir) {
         now if now == before => Ok(()),
         now => Err(format!("{} of {}", now.len(), before.len())),
     });
