@@ -244,10 +244,17 @@ impl Session<'_, '_> {
         run.files = commit.summary.files;
         run.bytes = commit.taken.bytes;
         run.names.clone_from(&commit.summary.names);
-        let digests = std::mem::take(&mut self.report.digests);
-        let written = self.setup.ledger.add_run(&run);
-        if let Err(error) = written.and_then(|_| self.setup.ledger.put_digests(&digests)) {
+        if let Err(error) = self.setup.ledger.add_run(&run) {
             tracing::warn!(feed = %self.setup.feed, %error, "a run is not recorded");
+        }
+        self.keep_digests();
+    }
+
+    /// Writes what is known of blobs.
+    pub(super) fn keep_digests(&mut self) {
+        let digests = std::mem::take(&mut self.report.digests);
+        if let Err(error) = self.setup.ledger.put_digests(&digests) {
+            tracing::warn!(feed = %self.setup.feed, %error, "digests are found again when asked for");
         }
     }
 

@@ -14,6 +14,9 @@ use super::{
 };
 use crate::model::{Meta, RelPath};
 
+/// Digests that wait for the commit; beyond it they are written before. They are true in any case,
+/// and a first import would hold all of them.
+const MAX_DIGESTS: usize = 16_384;
 /// Special files that are listed; the rest is only left out.
 const MAX_LEFT_OUT: usize = 100;
 
@@ -97,6 +100,9 @@ impl Session<'_, '_> {
         };
         draft.add_packed(&seen.blob)?;
         self.report.digests.extend(seen.digest);
+        if self.report.digests.len() >= MAX_DIGESTS {
+            self.keep_digests();
+        }
         Ok(effect)
     }
 
