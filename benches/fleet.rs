@@ -170,6 +170,7 @@ async fn mirrors(hub: &Hub, count: usize, at: &Path, stop: &CancellationToken) -
             keep: Keep::ALL,
             snapshot: None,
             shallow: false,
+            verify_at: None,
             adopt: false,
             drift: replica::Drift::Report,
             checkout_at: None,

@@ -443,6 +443,7 @@ impl Node {
             drift: if mirror.repair { replica::Drift::Repair } else { replica::Drift::Report },
             checkout_at: mirror.checkout_at.clone(),
             shallow: mirror.shallow,
+            verify_at: None,
             adopt: matches!(mirror.checkout, Checkout::InPlace { adopt: true, .. }),
             demoted_at: self.decisions.feed(name).demoted_at,
             paths: mirror.paths.clone(),
@@ -465,8 +466,6 @@ impl Node {
 
     /// What runs the hooks that nothing waits for.
     fn after(&self, feed: &Feed) -> After {
-        let decided = self.decisions.feed(&feed.settings.name);
-        let primary = steward::role(&feed.settings, &decided) == config::Role::Primary;
         After {
             hooks: feed.hooks(),
             desk: Arc::clone(&feed.desk),
@@ -474,8 +473,7 @@ impl Node {
             dir: feed.settings.place().map(std::path::Path::to_owned),
             state: self.state.feed(&feed.settings.name),
             label: self.settings.node.clone(),
-            region: self.settings.region.clone().filter(|_| !primary),
-            primary,
+            region: self.settings.region.clone(),
         }
     }
 

@@ -238,6 +238,7 @@ impl Mirror {
             drift: depsync::replica::Drift::Repair,
             checkout_at: None,
             shallow: false,
+            verify_at: None,
             adopt: self.adopt,
             demoted_at: None,
             paths: Vec::new(),

@@ -506,6 +506,8 @@ pub struct State {
     pub drift: Vec<Held>,
     /// At a region: how many files lie in the directory that are not the feed's.
     pub extra: u64,
+    /// At a region: the last time that all files in the directory were read and compared.
+    pub verified: Option<Verified>,
     /// Deletions among them, which are approved or rejected as one list.
     pub deletions: Option<DeletionsHeld>,
     /// At a primary: how often everything was scanned because events were lost.
@@ -533,6 +535,19 @@ pub struct Importing {
     pub rate: Option<u64>,
     /// How long it will still take.
     pub left: Option<Duration>,
+}
+
+/// What came of reading all files of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// When it ended.
+    pub at: SystemTime,
+    /// How many files were read.
+    pub files: u64,
+    /// How many of them were not as the feed has them.
+    pub differing: u64,
+    /// How long it took.
+    pub took_ms: u64,
 }
 
 /// A change that waits, with its reason.

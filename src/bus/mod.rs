@@ -20,7 +20,7 @@ pub mod trust;
 
 pub use board::{
     Approval, Board, Decision, DeletionsHeld, Desk, Held, Importing, Mailbox, Request, State,
-    TurnedAway, Unfetched,
+    TurnedAway, Unfetched, Verified,
 };
 pub use care::{Care, Chores, FsckReport, GcReport};
 pub use fleet::Verdict;

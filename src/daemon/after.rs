@@ -22,7 +22,7 @@ use crate::{
         Verdict,
     },
     ledger::{self, Ledger, NewRun},
-    model::{FeedName, Label, Oid, RegionName},
+    model::{FeedName, Head, Label, Oid, RegionName},
     sys,
 };
 
@@ -42,7 +42,6 @@ pub(super) struct After {
     pub(super) state: PathBuf,
     pub(super) label: Label,
     pub(super) region: Option<RegionName>,
-    pub(super) primary: bool,
 }
 
 /// Something that began to be so.
@@ -55,7 +54,8 @@ struct Notice {
 /// The lanes of a feed's hooks.
 #[derive(Default)]
 struct Lanes {
-    commits: Lane<Oid>,
+    published: Lane<Oid>,
+    placed: Lane<Oid>,
     held: Lane<Notice>,
     failures: Lane<Notice>,
 }
@@ -68,13 +68,14 @@ impl After {
         }
         let (after, lanes) = (Arc::new(self), Arc::new(Lanes::default()));
         let name = |hook: Hook| format!("{hook}-{}", after.desk.feed);
-        let post = after.post();
-        let (this, here, there) = (Arc::clone(&after), Arc::clone(&lanes), Arc::clone(&lanes));
-        let attend = move || {
-            this.attend_commits(&here.commits);
-            Ok(())
-        };
-        stages.spawn_thread(name(post), attend, move || there.commits.stop())?;
+        for hook in [Hook::PostCommit, Hook::PostCheckout] {
+            let (this, here, there) = (Arc::clone(&after), Arc::clone(&lanes), Arc::clone(&lanes));
+            let attend = move || {
+                this.attend_commits(hook, here.of(hook));
+                Ok(())
+            };
+            stages.spawn_thread(name(hook), attend, move || there.of(hook).stop())?;
+        }
         let (this, here, there) = (Arc::clone(&after), Arc::clone(&lanes), Arc::clone(&lanes));
         let attend = move || {
             this.attend_notices(Hook::OnHeld, &here.held);
@@ -95,25 +96,17 @@ impl After {
         Ok(())
     }
 
-    fn post(&self) -> Hook {
-        if self.primary { Hook::PostCommit } else { Hook::PostCheckout }
-    }
-
     async fn watch(&self, lanes: &Lanes, stop: CancellationToken) {
         let (mut head, mut state) = (self.desk.head.subscribe(), self.desk.state.subscribe());
         let mut unwell = self.desk.hooks.subscribe();
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut held, mut failing) = (Told::default(), Told::default());
-        let mut newest = None;
+        let mut course = Course::default();
         loop {
             let now = state.borrow_and_update().clone();
             let published = head.borrow_and_update().as_ref().map(|published| published.head);
-            let newer = if self.primary { published } else { now.have };
-            if let Some(head) = newer.filter(|_| newer != newest) {
-                lanes.commits.want(head.commit);
-            }
-            newest = newer.or(newest);
+            course.go(&now, published, lanes);
             held.tell(&lanes.held, waiting(&now));
             let hooks = unwell.borrow_and_update().clone();
             failing.tell(&lanes.failures, failures(&now, &hooks, &self.stale()));
@@ -135,8 +128,7 @@ impl After {
         followers.filter(silent).map(|follower| follower.hello.label).collect()
     }
 
-    fn attend_commits(&self, lane: &Lane<Oid>) {
-        let hook = self.post();
+    fn attend_commits(&self, hook: Hook, lane: &Lane<Oid>) {
         let mark = Mark::new(&self.state, hook);
         let last = mark.read();
         let schedule =
@@ -153,7 +145,7 @@ impl After {
         let concluded = |commit: &Oid, passed: bool| {
             let reason = reason.borrow().clone();
             let verdict = Verdict { commit: *commit, passed, reason };
-            self.conclude(&mark, &verdict);
+            self.conclude(hook, &mark, &verdict);
         };
         lane.attend(schedule, run, concluded);
     }
@@ -180,15 +172,15 @@ impl After {
         Ok(self.hooks.run(hook, &occasion, stop))
     }
 
-    fn conclude(&self, mark: &Mark, verdict: &Verdict) {
+    fn conclude(&self, hook: Hook, mark: &Mark, verdict: &Verdict) {
         if let Err(error) = mark.write(verdict) {
             tracing::warn!(feed = %self.desk.feed, %error, "a hook will run once more after a restart");
         }
-        if self.primary || verdict.passed {
+        if hook == Hook::PostCommit || verdict.passed {
             return;
         }
         let Ok(commit) = self.desk.store.commit(verdict.commit) else { return };
-        let said = format!("{}: {}", self.post(), verdict.reason);
+        let said = format!("{hook}: {}", verdict.reason);
         let ack = Ack::new(commit.head, Reported::HookFailed, 0, Some(&said));
         // A full queue drops it: the run is in the history.
         self.desk.ask(Request::Report(ack));
@@ -210,7 +202,7 @@ impl After {
             dir: self.dir.as_deref().unwrap_or(&self.state),
             feed: &self.desk.feed,
             node: &self.label,
-            region: self.region.as_ref(),
+            region: self.region.as_ref().filter(|_| !self.desk.state.borrow().primary),
             commit,
             previous: None,
             changes: None,
@@ -236,6 +228,43 @@ impl After {
         {
             tracing::warn!(feed = %self.desk.feed, %error, "a run is not recorded");
         }
+    }
+}
+
+impl Lanes {
+    fn of(&self, hook: Hook) -> &Lane<Oid> {
+        if hook == Hook::PostCommit { &self.published } else { &self.placed }
+    }
+
+    fn post(&self, primary: bool) -> &Lane<Oid> {
+        if primary { &self.published } else { &self.placed }
+    }
+}
+
+/// The commits that post-hooks are run for: those published while the feed is owned here, those put
+/// in place while it is mirrored. What the other role has left is no news to the new one.
+#[derive(Default)]
+struct Course {
+    primary: Option<bool>,
+    newest: Option<Head>,
+}
+
+impl Course {
+    fn go(&mut self, now: &State, published: Option<Head>, lanes: &Lanes) {
+        // No stage has said yet what it is.
+        if now.state.is_empty() {
+            return;
+        }
+        let lane = lanes.post(now.primary);
+        let changed = self.primary.replace(now.primary).is_some_and(|before| before != now.primary);
+        if let Some(head) = self.newest.filter(|_| changed) {
+            lane.know(head.commit);
+        }
+        let newer = if now.primary { published } else { now.have };
+        if let Some(head) = newer.filter(|_| newer != self.newest) {
+            lane.want(head.commit);
+        }
+        self.newest = newer.or(self.newest);
     }
 }
 

@@ -74,6 +74,8 @@ struct Work<'a> {
     written: Vec<File>,
     /// What was there and got other metadata: a few, or one more, which are too many.
     touched_files: Vec<OwnedFd>,
+    /// Folders of ours that not even we might write, as they were.
+    opened_up: Vec<(RelPath, u32)>,
     /// By path, so that what lies below a folder stands together.
     deletions: BTreeMap<&'a [u8], (&'a RelPath, &'a Entry)>,
     /// The folder that was used last, since neighbours follow each other.
@@ -95,6 +97,7 @@ impl<'a> Work<'a> {
             touched: BTreeSet::new(),
             written: Vec::new(),
             touched_files: Vec::new(),
+            opened_up: Vec::new(),
             deletions: deletions.map(|old| (old.0.as_bytes(), old)).collect(),
             open: None,
         })
@@ -112,14 +115,17 @@ impl<'a> Work<'a> {
         let paths = self.p.changes.iter().map(|change| &change.path).filter(|path| !path.is_root());
         let journal = journal::write(self.p.journal, self.p.from, self.p.to, paths)
             .map_err(Error::io("write the journal", self.p.journal))?;
-        self.sync_staged(journal).map_err(Error::io("sync", root))?;
+        self.sync_staged(&journal).map_err(Error::io("sync", root))?;
         self.commit(ops).map_err(Error::io("change", root))?;
+        self.discard_unused();
+        self.shut_again();
         self.sync_touched().map_err(Error::io("sync", root))?;
         journal::remove(self.p.journal).map_err(Error::io("remove the journal", self.p.journal))
     }
 
     /// Writes all that is new; answers what is to be done once that is durable, in order.
     fn stage(&mut self) -> Result<Vec<Op<'a>>> {
+        self.open_up();
         let staged = self.stage.fill(self.pulse);
         let batch = std::mem::take(&mut self.stage.batch);
         self.placed.faults = batch.faults;
@@ -133,10 +139,45 @@ impl<'a> Work<'a> {
         Ok(ops)
     }
 
+    /// A folder that the feed has without the right to write is opened for as long as it is changed;
+    /// what a kill leaves open is drift. One that is not ours stays as it is.
+    fn open_up(&mut self) {
+        if rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folders: BTreeSet<_> =
+            self.p.changes.iter().filter_map(|it| it.path.parent()).collect();
+        for folder in folders {
+            let Ok(Some(stat)) = self.p.root.stat(&folder) else { continue };
+            let is_shut = stat.kind == FileKind::Dir && stat.mode & 0o300 != 0o300;
+            if is_shut && self.set_mode(&folder, stat.mode | 0o300).is_ok() {
+                self.opened_up.push((folder, stat.mode));
+            }
+        }
+    }
+
+    fn set_mode(&self, folder: &RelPath, mode: u32) -> io::Result<()> {
+        let folder = self.p.root.open_path(folder, OFlags::PATH | OFlags::DIRECTORY)?;
+        let mode = rustix::fs::Mode::from_raw_mode(mode);
+        Ok(rustix::fs::chmod(metadata::proc_path(folder.as_fd()), mode)?)
+    }
+
+    /// What the difference itself gives another mode has that already.
+    fn shut_again(&mut self) {
+        for (folder, mode) in std::mem::take(&mut self.opened_up) {
+            let now = self.p.root.stat(&folder).ok().flatten();
+            if now.is_some_and(|now| now.mode == mode | 0o300)
+                && let Err(error) = self.set_mode(&folder, mode)
+            {
+                self.placed.notes.push((folder, format!("its mode stays: {error}")));
+            }
+        }
+    }
+
     /// One wait for all that must be durable before the first rename.
-    fn sync_staged(&mut self, journal: File) -> io::Result<()> {
+    fn sync_staged(&mut self, journal: &File) -> io::Result<()> {
         let name = journal::folder(self.p.journal)?;
-        let with: Vec<&File> = [&journal, &name].into_iter().chain(self.p.along).collect();
+        let with: Vec<&File> = [journal, &name].into_iter().chain(self.p.along).collect();
         self.stage.sync(&std::mem::take(&mut self.written), &with)
     }
 
@@ -305,6 +346,7 @@ impl<'a> Work<'a> {
                 }
                 Verdict::Old => {}
                 Verdict::Foreign => {
+                    tree::expect_exact_name(folder.as_fd(), path.name())?;
                     self.aside.keep(
                         self.p.root,
                         path,
@@ -392,6 +434,7 @@ impl<'a> Work<'a> {
         if judge::holds(self.p, path, &stat, before) {
             remove_at(folder.as_fd(), path.name(), stat.kind)?;
         } else {
+            tree::expect_exact_name(folder.as_fd(), path.name())?;
             self.aside.put(
                 self.p.root,
                 path,
@@ -432,6 +475,11 @@ impl<'a> Work<'a> {
 
     /// Removes what was staged and not used, because of a fault or a failure.
     fn clear(&mut self) {
+        self.discard_unused();
+        self.shut_again();
+    }
+
+    fn discard_unused(&mut self) {
         for staged in std::mem::take(&mut self.temporaries) {
             if let Ok(folder) = self.folder(&staged.parent().unwrap_or_default()) {
                 discard(At { folder: folder.as_fd(), name: staged.name() });

@@ -47,6 +47,22 @@ fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
     Ok(names)
 }
 
+/// On a file system that does not tell case apart, one file answers to two names; the feed's twin of
+/// it must not take its place.
+///
+/// # Errors
+/// When the entry that answers to the name has another one.
+pub(super) fn expect_exact_name(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    let answers = |other: &Vec<u8>| other.eq_ignore_ascii_case(name);
+    let alike: Vec<_> = names(folder)?.into_iter().filter(answers).collect();
+    if alike.is_empty() || alike.iter().any(|other| other == name) {
+        return Ok(());
+    }
+    let twin = String::from_utf8_lossy(&alike[0]).into_owned();
+    let text = format!("this file system keeps only one of it and {twin}, which lies there");
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, text))
+}
+
 /// Removes an entry, with all below it where it is a folder. Nothing there: nothing to do.
 pub(super) fn remove(at: At<'_>) -> io::Result<()> {
     let Some(stat) = at.stat()? else { return Ok(()) };

@@ -26,13 +26,14 @@ pub struct Lane<K> {
 
 #[derive(Debug)]
 struct News<K> {
+    known: Option<K>,
     cleared: bool,
     wanted: Option<K>,
 }
 
 impl<K> Default for Lane<K> {
     fn default() -> Self {
-        let news = News { cleared: false, wanted: None };
+        let news = News { known: None, cleared: false, wanted: None };
         Self { news: Mutex::new(news), bell: Condvar::new(), stop: AtomicBool::new(false) }
     }
 }
@@ -44,9 +45,15 @@ impl<K: Clone + Eq> Lane<K> {
         self.bell.notify_one();
     }
 
+    /// This was there before: there is no run for it, and none that waits.
+    pub fn know(&self, key: K) {
+        *self.lock() = News { known: Some(key), cleared: false, wanted: None };
+        self.bell.notify_one();
+    }
+
     /// The state is over: the same one is new when it comes back.
     pub fn clear(&self) {
-        *self.lock() = News { cleared: true, wanted: None };
+        *self.lock() = News { known: None, cleared: true, wanted: None };
         self.bell.notify_one();
     }
 
@@ -123,7 +130,8 @@ impl<K: Clone + Eq> Lane<K> {
 
 impl<K> News<K> {
     fn take(&mut self) -> VecDeque<Event<K>> {
+        let known = self.known.take().map(Event::Known);
         let cleared = mem::take(&mut self.cleared).then_some(Event::Cleared);
-        cleared.into_iter().chain(self.wanted.take().map(Event::Wanted)).collect()
+        known.into_iter().chain(cleared).chain(self.wanted.take().map(Event::Wanted)).collect()
     }
 }

@@ -40,6 +40,8 @@ impl Backoff {
 pub enum Event<K> {
     /// There is something to run for. The newest one, again, changes nothing.
     Wanted(K),
+    /// This was there before the hook was anybody's business: there is no run for it.
+    Known(K),
     /// The state is over, or somebody asks for another run: the next `Wanted` is new, whatever it is.
     Cleared,
     /// The run that was under way is over.
@@ -131,6 +133,7 @@ impl<K: Clone + Eq> Schedule<K> {
                 self.want(now, key);
                 None
             }
+            Event::Known(key) => self.know(key),
             Event::Cleared => {
                 self.clear();
                 None
@@ -148,6 +151,15 @@ impl<K: Clone + Eq> Schedule<K> {
         // Back to the one that runs or ran, before the one after it did: nothing is left to run.
         let again = self.newest_begun() == Some(&key);
         self.waiting = (!again).then_some(Waiting { key, attempt: 0, at: now });
+    }
+
+    fn know(&mut self, key: K) -> Option<Effect<K>> {
+        if self.running.is_some() {
+            return None;
+        }
+        self.waiting = None;
+        (self.last, self.stands) = (Some(key.clone()), true);
+        Some(Effect::Concluded { key, passed: true })
     }
 
     fn newest_begun(&self) -> Option<&K> {
@@ -230,6 +242,16 @@ mod tests {
         assert_eq!(ran(&effects), Some(&Run { key: 50, since: Some(1), attempt: 0 }));
         let last = schedule.step(now, Event::Ended(End::Passed));
         assert_eq!(last, [Effect::Concluded { key: 50, passed: true }]);
+    }
+
+    #[test]
+    fn what_was_there_before_is_where_the_next_one_counts_from() {
+        let (mut schedule, now) = (Schedule::new(BACKOFF, Some(1)), Instant::now());
+        let known = schedule.step(now, Event::Known(7));
+        assert_eq!(known, [Effect::Concluded { key: 7, passed: true }]);
+        assert_eq!(schedule.step(now, Event::Wanted(7)), []);
+        let next = schedule.step(now, Event::Wanted(8));
+        assert_eq!(ran(&next), Some(&Run { key: 8, since: Some(7), attempt: 0 }));
     }
 
     #[test]

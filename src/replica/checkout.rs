@@ -62,6 +62,8 @@ pub(super) struct Checkout {
     /// What is done about drift, and what was done lately.
     pub(super) drift: Drift,
     pub(super) repairs: Repairs,
+    /// Paths that only a reading has found to differ: a scan reads them too.
+    pub(super) doubted: Mutex<BTreeSet<RelPath>>,
     /// The last commit that this node published, where it has owned the feed.
     pub(super) demoted_at: Option<Oid>,
     /// The part of the feed that is kept.

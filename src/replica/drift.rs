@@ -13,10 +13,15 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Error, adopt, checkout::Checkout};
+use super::{
+    Error, adopt,
+    checkout::Checkout,
+    verify::{Rounds, Step, Whole},
+};
 use crate::{
     disk::{self, Event, Mismatch, Placing, Root, Watcher},
-    model::{Change, Entry, Kind, Oid, RelPath},
+    model::{Change, Cron, Entry, Kind, Oid, RelPath},
+    sys,
 };
 
 /// What is done about drift.
@@ -48,6 +53,8 @@ const MAX_COMPARED: u64 = 1 << 20;
 pub(super) enum Scope {
     All,
     Paths(BTreeSet<RelPath>),
+    /// By their bytes, those behind this path.
+    Content(Option<RelPath>),
 }
 
 /// What was found.
@@ -59,6 +66,8 @@ pub(super) struct Findings {
     /// Of files that are not the feed's; known after a scan of everything.
     pub(super) extra: Option<u64>,
     pub(super) set_aside: Vec<RelPath>,
+    /// How far a verification by content is.
+    pub(super) step: Option<Step>,
 }
 
 /// Paths repaired lately, and the commit that was in place then.
@@ -97,7 +106,7 @@ impl Repairs {
 }
 
 /// A path of the feed, what it should be, and how it differs.
-type Drifted = (RelPath, Entry, Mismatch);
+pub(super) type Drifted = (RelPath, Entry, Mismatch);
 
 /// Watches a directory and says when to look at what.
 pub(super) struct Watch {
@@ -108,11 +117,12 @@ pub(super) struct Watch {
     since: Option<Instant>,
     last: Instant,
     next_scan: Instant,
+    rounds: Rounds,
 }
 
 impl Watch {
-    /// Begins with a look at everything, which sets the watches.
-    pub(super) fn start(root: &Root) -> Self {
+    /// Begins with a look at everything, which sets the watches; verifies all at `verify_at`.
+    pub(super) fn start(root: &Root, verify_at: Option<Cron>) -> Self {
         let (tell, events) = mpsc::channel(MAX_NOTICED);
         // An event that finds no room is followed by a scan: the channel is full then.
         let watcher = Watcher::new(root, move |event| drop(tell.try_send(event)));
@@ -128,7 +138,13 @@ impl Watch {
             since: Some(now),
             last: now,
             next_scan: now + SCAN,
+            rounds: Rounds::new(verify_at, now, sys::now()),
         }
+    }
+
+    /// Takes note of a verification's step; a scheduled round that is over with it comes back.
+    pub(super) fn verified(&mut self, step: Option<Step>) -> Option<Whole> {
+        self.rounds.done(Instant::now(), step)
     }
 
     /// Everything is to be looked at.
@@ -140,13 +156,18 @@ impl Watch {
     /// Waits until something is to be looked at. Nothing is lost when this is dropped.
     pub(super) async fn due(&mut self) -> Scope {
         loop {
-            let quiet = self.since.map(|since| (self.last + QUIET).min(since + PATIENCE));
-            let at = quiet.unwrap_or(self.next_scan).min(self.next_scan);
+            let at = self.quiet().unwrap_or(self.next_scan).min(self.next_scan);
+            let at = at.min(self.rounds.due(Instant::now(), sys::now()));
             tokio::select! {
                 Some(event) = self.events.recv() => self.take(event),
                 () = tokio::time::sleep_until(at.into()) => return self.scope(),
             }
         }
+    }
+
+    /// When it has been quiet for long enough to look at what was noticed.
+    fn quiet(&self) -> Option<Instant> {
+        self.since.map(|since| (self.last + QUIET).min(since + PATIENCE))
     }
 
     fn take(&mut self, event: Event) {
@@ -174,6 +195,13 @@ impl Watch {
 
     fn scope(&mut self) -> Scope {
         let now = Instant::now();
+        let has_news = now >= self.next_scan || self.quiet().is_some_and(|at| now >= at);
+        if !has_news && self.rounds.begin(now, sys::now()) {
+            return Scope::Content(self.rounds.after());
+        }
+        if !has_news {
+            return Scope::Paths(BTreeSet::new());
+        }
         self.since = None;
         let noticed = std::mem::take(&mut self.noticed);
         if std::mem::take(&mut self.all) || now >= self.next_scan {
@@ -199,6 +227,11 @@ impl Checkout {
         let mut findings = Findings::default();
         let mut drifted = match scope {
             Scope::Paths(paths) => self.look_at(commit, paths)?,
+            Scope::Content(after) => {
+                let (found, step) = self.read_on(commit, after.as_ref())?;
+                findings.step = Some(step);
+                Some(found)
+            }
             Scope::All => None,
         };
         if drifted.is_none() {
@@ -287,8 +320,15 @@ impl Checkout {
             }
         }
         let mut drifted = Vec::new();
+        let doubted = self.doubted();
+        let source = |blob| self.source(blob);
         for (path, entry) in feed {
-            match disk::verify_metadata(&self.root, &path, &entry, &self.keep) {
+            let found = if doubted.contains(&path) {
+                disk::verify(&self.root, &path, &entry, &self.keep, &source)
+            } else {
+                disk::verify_metadata(&self.root, &path, &entry, &self.keep)
+            };
+            match found {
                 Ok(Some(mismatch)) => drifted.push((path, entry, mismatch)),
                 Ok(None) => {}
                 Err(error) => return Err(error.into()),

@@ -30,6 +30,7 @@ mod snapshot;
 mod stage;
 mod subset;
 mod upstream;
+mod verify;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -76,6 +77,9 @@ pub struct Setup {
     pub drift: Drift,
     /// Heads are fetched at once and put in place only then; absent: at once.
     pub checkout_at: Option<Cron>,
+    /// When all files of the deployment directory are read and compared, besides what is done all
+    /// the while; none: never.
+    pub verify_at: Option<Cron>,
     /// In place of a deployment directory: a folder for each version, and a link.
     pub snapshot: Option<Snapshot>,
     /// Whether only the head is kept, without its history.
@@ -163,6 +167,7 @@ impl Setup {
             known,
             drift,
             repairs,
+            doubted: Mutex::default(),
             demoted_at,
             subset,
         };

@@ -34,10 +34,11 @@ use super::{
     reports::Reports,
     subset::Noted,
     upstream::Upstream,
+    verify::Step,
 };
 use crate::{
     bus::{
-        Desk, Held, Nats, Request, Trust, Unfetched,
+        Desk, Held, Nats, Request, Trust, Unfetched, Verified,
         frame::{FromFollower, Hello, Pulse, Standing},
     },
     ledger::{self, Kind, Ledger, MAX_NAMES, NewRun},
@@ -133,6 +134,8 @@ struct Stage {
     /// Looks for what others change; none where there is nothing to be changed.
     watch: Option<Watch>,
     checking: bool,
+    /// Whether that is a step of a verification.
+    verifying: bool,
     ledger: Arc<Ledger>,
     /// When checkouts are due.
     checkout_at: Option<Cron>,
@@ -181,7 +184,8 @@ impl Stage {
         let shallow = setup.shallow;
         let stopping = Arc::new(AtomicBool::new(false));
         let watch = setup.root.as_ref().filter(|_| setup.snapshot.is_none());
-        let watch = watch.map(|root| Watch::start(root));
+        let verify_at = setup.verify_at.take();
+        let watch = watch.map(|root| Watch::start(root, verify_at));
         let stage = Stage {
             hello: setup.hello(),
             upstreams: setup.upstreams(),
@@ -218,6 +222,7 @@ impl Stage {
             stopping,
             watch,
             checking: false,
+            verifying: false,
             ledger: setup.ledger.clone(),
             next_checkout: setup.checkout_at.as_ref().and_then(|cron| cron.next_after(sys::now())),
             checkout_at: setup.checkout_at.take(),
@@ -375,12 +380,26 @@ impl Stage {
         let watcher = self.watch.as_ref().and_then(|watch| watch.watcher.clone());
         let (directory, profile) = (self.directory.clone(), self.desk.profile.borrow().clone());
         self.checking = true;
+        self.verifying = matches!(scope, Scope::Content(_));
         self.tasks.spawn(async move {
             let found = directory.run(move || match &*checkout {
                 Way::InPlace(checkout) => checkout.check(&scope, &profile, watcher.as_deref()),
                 Way::Snapshot(_) => Ok(Findings::default()),
             });
             Ended::Checked(found.await.map_err(Error::from).flatten())
+        });
+    }
+
+    /// How far a verification is; a step that came to nothing is tried again later.
+    fn take_verified(&mut self, step: Option<Step>) {
+        let is_step = std::mem::take(&mut self.verifying);
+        let watch = self.watch.as_mut().filter(|_| is_step);
+        let Some(whole) = watch.and_then(|watch| watch.verified(step)) else { return };
+        let (files, differing, took) = (whole.files, whole.differing, whole.began.elapsed());
+        info!(feed = %self.desk.feed, files, differing, ?took, "all files were read and compared");
+        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.desk.state.send_modify(|state| {
+            state.verified = Some(Verified { at: sys::now(), files, differing, took_ms: took });
         });
     }
 
@@ -534,6 +553,7 @@ impl Stage {
             }
             Ended::Checked(found) => {
                 self.checking = false;
+                self.take_verified(found.as_ref().ok().and_then(|found| found.step.clone()));
                 match found {
                     Ok(findings) => self.take_findings(findings),
                     Err(error) if error.ends_the_stage() => return Err(error),

@@ -137,6 +137,12 @@ async fn describe(edge: &Edge, feed: &Feed) -> Result<Value, Fault> {
             (json!(state.want), json!(state.fetched), json!(state.have));
         let drift: Vec<Waiting> = state.drift.iter().take(SHOWN_HELD).map(Waiting::from).collect();
         feed["drift"] = json!({ "paths": drift, "count": state.drift.len() });
+        feed["verified"] = state.verified.as_ref().map_or(Value::Null, |done| {
+            json!({
+                "at": moment(done.at), "files": done.files, "differing": done.differing,
+                "took_ms": done.took_ms,
+            })
+        });
         feed["extra_files"] = json!(state.extra);
         feed["standing"] = json!(state.standing);
         feed["progress"] = json!(under_way.map(progress));

@@ -338,3 +338,53 @@ fn the_samples_work_when_the_daemon_calls_them() {
     });
     assert!(!eu.dir.join("bad.war").exists());
 }
+
+/// Which hooks run is what the node is to the feed now, not what it was when it started.
+#[test]
+fn after_a_promotion_the_hooks_of_a_primary_run_and_none_for_what_was_there() {
+    let world = World::new();
+    let mut hub = world.primary("hub");
+    let (done, committed) = (world.path("done"), world.path("committed"));
+    let script = |log: &Path| {
+        format!("echo \"$DEPSYNC_REGION:$DEPSYNC_COMMIT:$DEPSYNC_PREVIOUS\" >>{log:?}")
+    };
+    let dir = hooks(
+        &world,
+        "hooks",
+        &[("post-checkout", &script(&done)), ("post-commit", &script(&committed))],
+    );
+    let mut eu = region(&world, &hub, &dir);
+    fs::write(hub.dir.join("file"), "1").unwrap();
+    wait_equal(&hub.dir, &[&eu.dir]);
+    let first = hub.commit();
+    eventually("put in place", || match lines(&done) {
+        ran if ran == [format!("eu:{first}:")] => Ok(()),
+        ran => Err(format!("{ran:?}")),
+    });
+    eventually("it may be promoted", || match eu.get("/v1/feeds/default") {
+        feed if feed["state"] == "idle" => Ok(()),
+        feed => Err(feed.to_string()),
+    });
+    hub.kill();
+    let promoted = eu.command(&["promote"]);
+    assert!(promoted.status.success(), "{promoted:?}");
+    let ran = |expected: String| {
+        eventually("published", || match lines(&committed) {
+            ran if ran.last() == Some(&expected) => Ok(()),
+            ran => Err(format!("{ran:?}, not {expected:?}")),
+        });
+    };
+    // The promotion is a commit of its own: the first of the new epoch.
+    let own = wait_commit(&eu, &first);
+    ran(format!(":{own}:{first}"));
+    fs::write(eu.dir.join("file"), "2").unwrap();
+    let second = wait_commit(&eu, &own);
+    ran(format!(":{second}:{own}"));
+    eu.stop();
+    eu.start();
+    fs::write(eu.dir.join("file"), "3").unwrap();
+    let third = wait_commit(&eu, &second);
+    ran(format!(":{third}:{second}"));
+    assert_eq!(lines(&committed).len(), 3, "once for each commit");
+    assert_eq!(lines(&done).len(), 1, "nothing was put in place since");
+}

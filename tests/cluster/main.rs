@@ -15,6 +15,7 @@
 mod bad_input;
 mod bus;
 mod checkout;
+mod checkout_faults;
 mod crash;
 mod downloads;
 mod downloads_limits;

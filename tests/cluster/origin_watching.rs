@@ -16,11 +16,11 @@ use crate::{
 };
 
 /// A mounted file system, unmounted at the end.
-struct Mount(PathBuf);
+pub struct Mount(PathBuf);
 
 impl Mount {
     /// None where this machine does not let us mount.
-    fn new(at: PathBuf, program: &str, arguments: &[&str]) -> Option<Self> {
+    pub fn new(at: PathBuf, program: &str, arguments: &[&str]) -> Option<Self> {
         let arguments = [arguments, &[at.to_str().unwrap()]].concat();
         may("mount", program, &arguments).then(|| Mount(at))
     }
