@@ -443,7 +443,7 @@ impl Node {
             drift: if mirror.repair { replica::Drift::Repair } else { replica::Drift::Report },
             checkout_at: mirror.checkout_at.clone(),
             shallow: mirror.shallow,
-            verify_at: None,
+            verify_at: self.settings.maintenance.clone(),
             adopt: matches!(mirror.checkout, Checkout::InPlace { adopt: true, .. }),
             demoted_at: self.decisions.feed(name).demoted_at,
             paths: mirror.paths.clone(),

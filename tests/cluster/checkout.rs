@@ -455,3 +455,30 @@ fn a_scheduled_checkout_fetches_at_once_and_waits_for_its_time_or_for_sync() {
     wait_equal(&hub.dir, &[&us.dir]);
     assert!(!eu.dir.join("third").exists());
 }
+
+/// Nothing tells that it differs but its bytes: the daemon was not there, size and time are the same.
+#[test]
+fn at_the_hour_of_maintenance_every_file_is_read_and_compared() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    fs::write(hub.dir.join("same"), "as it was").unwrap();
+    fs::write(hub.dir.join("other"), "untouched").unwrap();
+    let keys = "[region]\nname = \"eu\"\n[maintenance]\nschedule = \"* * * * * *\"";
+    let mut eu = world.configured("eu", keys, &format!("upstream = {:?}", hub.url()));
+    eu.start();
+    wait_equal(&hub.dir, &[&eu.dir]);
+    eu.stop();
+    let path = eu.dir.join("same");
+    let time = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::write(&path, "as it IS!").unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    eu.start();
+    wait_equal(&hub.dir, &[&eu.dir]);
+    let aside = contents(&eu.state.join("feeds/default/aside"));
+    assert!(aside.keys().any(|path| path.ends_with("same")), "their version is kept: {aside:?}");
+    eventually("it is said", || {
+        let feed = eu.get("/v1/feeds/default");
+        let done = &feed["verified"];
+        if done["files"] == 2 && done["differing"] == 0 { Ok(()) } else { Err(feed.to_string()) }
+    });
+}
