@@ -444,7 +444,9 @@ impl Node {
             checkout_at: mirror.checkout_at.clone(),
             shallow: mirror.shallow,
             verify_at: self.settings.maintenance.clone(),
-            adopt: matches!(mirror.checkout, Checkout::InPlace { adopt: true, .. }),
+            // One that owned the feed and was demoted: what it has not published goes aside.
+            adopt: feed.settings.role == config::Role::Primary
+                || matches!(mirror.checkout, Checkout::InPlace { adopt: true, .. }),
             demoted_at: self.decisions.feed(name).demoted_at,
             paths: mirror.paths.clone(),
             upstreams,

@@ -599,3 +599,59 @@ async fn what_keeps_a_mirror_from_its_upstream_has_a_name() {
     let _ = server.await;
     says(&Mirror::new(address), "waiting-for-upstream", &["cannot connect", "refused"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_gets_each_change_and_one_pack_is_built_for_all() {
+    let count = if std::env::var_os("DEPSYNC_FULL").is_some() { 200 } else { 40 };
+    depsync::sys::allow_open_files().unwrap();
+    let hub = Upstream::primary().await;
+    // Knuth's generator: bytes that do not compress.
+    let noise = |mut seed: u64| -> Vec<u8> {
+        let mut next = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            seed.to_be_bytes()[0]
+        };
+        (0..100_000).map(|_| next()).collect()
+    };
+    hub.commit(&[("small", Some(&[0; 1024])), ("middle", Some(&noise(1)))]);
+    let first = hub.commit(&[("small", Some(&[1; 1024]))]);
+    let mirrors: Vec<Mirror> = (0..count)
+        .map(|n| {
+            let name = format!("region-{n}");
+            Mirror { node: name.clone(), region: name, ..Mirror::new(hub.address) }
+        })
+        .collect();
+    let running: Vec<Running> = mirrors.iter().map(Mirror::start).collect();
+    let built = || hub.desk.store.built().packs;
+    assert!(verified_by(&hub, &first, count).await, "{:?}", hub.desk.verdict(&first));
+    assert_eq!((built(), hub.asked("packs/")), (1, count), "two commits in one pack, for all");
+    // A change that travels inside its announcement, and one whose own pack is fetched as it is.
+    for (name, bytes, asked) in [("small", vec![2; 1024], count), ("middle", noise(2), 2 * count)] {
+        let head = hub.commit(&[(name, Some(&bytes))]);
+        assert!(verified_by(&hub, &head, count).await, "{:?}", hub.desk.verdict(&head));
+        assert_eq!((built(), hub.asked("packs/")), (1, asked), "{name}");
+        for mirror in &mirrors {
+            assert_eq!(mirror.read(name), bytes);
+        }
+    }
+    for mirror in running {
+        mirror.stop().await.unwrap();
+    }
+    hub.close().await;
+}
+
+/// Whether so many regions have verified a head in time, as the primary knows it.
+async fn verified_by(hub: &Upstream, head: &Head, count: usize) -> bool {
+    let deadline = std::time::Instant::now() + 4 * DEADLINE;
+    let mut hellos = hub.desk.hellos.subscribe();
+    loop {
+        // A region that has not said hello yet is not known.
+        let verdict = hub.desk.wait_verified(head, deadline).await;
+        if !verdict.is_complete() || verdict.verified.len() == count {
+            return verdict.is_complete();
+        }
+        if tokio::time::timeout_at(deadline.into(), hellos.changed()).await.is_err() {
+            return false;
+        }
+    }
+}

@@ -17,7 +17,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    oracle::wait_equal,
+    oracle::{contents, wait_equal},
     proxy::Proxy,
     world::{DEPSYNC, Node, World, curl, eventually, eventually_within},
 };
@@ -31,6 +31,16 @@ fn done(node: &Node, arguments: &[&str]) -> String {
 
 fn feed(node: &Node) -> Value {
     node.try_get("/v1/feeds/default").unwrap_or_default()
+}
+
+fn state(node: &Node, wanted: &str) -> String {
+    eventually(&format!("{} is {wanted}", node.name), || {
+        let feed = feed(node);
+        match feed["state"].as_str() {
+            Some(state) if state == wanted => Ok(feed["detail"].to_string()),
+            _ => Err(feed.to_string()),
+        }
+    })
 }
 
 fn fetches(node: &Node) -> usize {
@@ -251,6 +261,42 @@ fn lost_ledgers_are_made_anew_and_nothing_is_deleted() {
     }
     publish(&hub, "f0", "and on it goes");
     wait_equal(&hub.dir, &[&eu.dir]);
+}
+
+#[test]
+fn a_primary_that_starts_with_an_empty_state_is_refused_until_it_is_promoted() {
+    let world = World::new();
+    let mut hub = world.primary("hub");
+    let eu = world.region("eu", &hub);
+    for n in 0..4 {
+        publish(&hub, "a", &n.to_string());
+    }
+    wait_equal(&hub.dir, &[&eu.dir]);
+    let before = contents(&eu.dir);
+    hub.kill();
+    for path in [&hub.state, &hub.dir] {
+        fs::remove_dir_all(path).unwrap();
+        fs::create_dir(path).unwrap();
+    }
+    hub.start();
+    assert!(state(&eu, "refused").contains("promote"));
+    fs::write(hub.dir.join("new"), "not published").unwrap();
+    assert!(state(&hub, "refused").contains("promote"));
+    assert_eq!(contents(&eu.dir), before, "nothing is wiped");
+    assert!(feed(&hub)["commit"].is_null(), "nothing is published");
+    let health = curl(&[&format!("{}/healthz", eu.url())]);
+    assert!(String::from_utf8_lossy(&health.stdout).contains("refused"));
+    // The region has what is right: it owns the feed now, and the empty one mirrors it.
+    done(&eu, &["promote"]);
+    done(&hub, &["demote", "--upstream", &eu.url()]);
+    eventually("it is all there again", || match fs::read_to_string(hub.dir.join("a")) {
+        Ok(text) if text == "3" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let aside = contents(&hub.state.join("feeds/default/aside"));
+    let kept = hub.dir.join("new").exists() || aside.keys().any(|path| path.ends_with("new"));
+    assert!(kept, "what was never published is kept: {aside:?}");
+    assert_eq!(contents(&eu.dir), before);
 }
 
 #[test]

@@ -212,8 +212,12 @@ fn the_promote_drill() {
     wait_equal(&eu.dir, &[&hub.dir, &us.dir]);
     for node in [&hub, &eu, &us] {
         assert_eq!(epoch(node), 2);
+    }
+    for node in [&eu, &us] {
         node.fsck();
     }
+    // What the old primary may have published to nobody, before it was told, lies there still.
+    hub.git(&["fsck", "--full", "--strict", "--no-dangling"]);
 }
 
 #[test]
