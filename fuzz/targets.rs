@@ -15,8 +15,11 @@ use flate2::{Compression, write::ZlibEncoder};
 use http::{HeaderMap, HeaderValue, Method, header};
 use sha1::{Digest, Sha1};
 
+/// Takes one input.
+pub(crate) type Target = fn(&[u8]);
+
 /// All of them, by the names of their corpora.
-pub(crate) const TARGETS: [(&str, fn(&[u8])); 7] = [
+pub(crate) const TARGETS: [(&str, Target); 7] = [
     ("frames", frames),
     ("packs", packs),
     ("deltas", deltas),
@@ -131,11 +134,12 @@ fn packed(mut data: &[u8]) -> (Vec<u8>, Head) {
 }
 
 fn entry_head(out: &mut Vec<u8>, code: u8, mut size: usize) {
-    let mut byte = code << 4 | (size & 15) as u8;
+    let low = |size: usize, bits: u8| size.to_le_bytes()[0] & bits;
+    let mut byte = code << 4 | low(size, 15);
     size >>= 4;
     while size > 0 {
         out.push(byte | 128);
-        byte = (size & 127) as u8;
+        byte = low(size, 127);
         size >>= 7;
     }
     out.push(byte);

@@ -161,7 +161,7 @@ impl Steward {
         Ok(async move {
             match stage {
                 Stage::Origin(origin) => origin.await,
-                Stage::Replica(replica) => replica.await,
+                Stage::Replica(replica) => Box::pin(replica).await,
             }
         })
     }

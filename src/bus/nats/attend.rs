@@ -211,7 +211,7 @@ impl Attendance {
         let (node, region) = (&self.who.node, self.who.region.as_ref());
         let paused = beat.paused_targets.iter().any(|target| target.is_about(node, region));
         let (standing, trust) = (self.who.standing, beat.trust.filter(|_| self.who.trusted));
-        Told::Heartbeat(Heartbeat { paused, standing, trust, ..beat })
+        Told::Heartbeat(Heartbeat { standing, paused, trust, ..beat })
     }
 }
 
