@@ -259,6 +259,9 @@ pub struct Pulse {
     /// Why it does not move on though nothing is wrong: paused there, pinned, waiting for its hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,
+    /// Whether that is because somebody has paused it: then nobody is led to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
     /// Its last failure, until that is mended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -64,6 +64,9 @@ pub struct Report {
     /// Why it does not move on though nothing is wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,
+    /// Whether somebody has paused it, or what it hangs from: then nobody is led to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
     /// Its last failure, if that is not mended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -93,6 +96,7 @@ impl Report {
             have: follower.have,
             fetched: follower.fetched,
             waits,
+            paused: follower.paused_there,
             error,
             forgotten: false,
         }

@@ -70,6 +70,8 @@ pub struct Follower {
     pub behind_since: Option<Instant>,
     /// Why it does not move on though nothing is wrong, in its own words.
     pub waits: Option<String>,
+    /// Whether it has been paused at its own end.
+    pub paused_there: bool,
     /// Whether its address leads to it.
     pub reach: Reach,
     /// What it says of the nodes below it.
@@ -210,6 +212,7 @@ impl Roster {
             progress: None,
             behind_since,
             waits: None,
+            paused_there: false,
             reach,
             below,
             failure: None,
@@ -239,6 +242,7 @@ impl Roster {
             follower.have = pulse.have;
             follower.fetched = pulse.fetched;
             follower.waits.clone_from(&pulse.waits);
+            follower.paused_there = pulse.paused;
             follower.failure.clone_from(&pulse.error);
             follower.wants(now, follower.want);
         }
@@ -315,7 +319,10 @@ impl Roster {
     /// What this node, `own`, has to tell of all below it.
     pub fn reports(&self, now: Instant, own: &NodeId, paused: &[Target]) -> Vec<Report> {
         let of = |follower: &Follower| {
-            Report::of(follower, own, follower.is_live(now), follower.excuse(paused))
+            let (node, region) = (&follower.hello.node, follower.hello.region.as_ref());
+            let report = Report::of(follower, own, follower.is_live(now), follower.excuse(paused));
+            let is_paused = paused.iter().any(|target| target.is_about(node, region));
+            Report { paused: report.paused || is_paused, ..report }
         };
         let below = self.followers.values().flat_map(|follower| {
             let live = follower.is_live(now);
@@ -324,6 +331,7 @@ impl Roster {
                 // Who is below a node that is away has not been heard either.
                 live: report.live && live,
                 waits: report.waits.clone().or_else(|| held_up.clone()),
+                paused: report.paused || held_up.is_some(),
                 ..report.clone()
             })
         });

@@ -790,8 +790,8 @@ impl Stage {
         }
         let (have, fetched) = (summary.have, summary.fetched);
         let error = summary.last_error.clone();
-        let waits = self.follow.excuse();
-        self.pulse.send_replace(Pulse { have, fetched, waits, error });
+        let (waits, paused) = (self.follow.excuse(), self.follow.waits().is_some());
+        self.pulse.send_replace(Pulse { have, fetched, waits, paused, error });
         self.desk.state.send_modify(|state| {
             state.primary = false;
             state.state = summary.state;

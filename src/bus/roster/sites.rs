@@ -146,7 +146,7 @@ impl Roster {
 
     fn site_of(&self, known: &Follower, now: Instant, paused: &[Target]) -> Site {
         let hello = &known.hello;
-        let is_paused = known.waits.is_some()
+        let is_paused = known.paused_there
             || paused.iter().any(|target| target.is_about(&hello.node, hello.region.as_ref()));
         // Who has lost its connection may be dead: nobody is led there until it is back.
         let is_there = known.connected && known.is_live(now);
@@ -174,7 +174,7 @@ impl Roster {
             have: report.have,
             fetched: report.fetched,
             fails: report.error.is_some(),
-            bar: bar(is_there, report.url.is_some() && report.reached, report.waits.is_some()),
+            bar: bar(is_there, report.url.is_some() && report.reached, report.paused),
         }
     }
 }
