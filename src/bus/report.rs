@@ -26,6 +26,7 @@ pub struct Below {
 }
 
 /// A node somewhere below the one that reports it.
+#[expect(clippy::struct_excessive_bools, reason = "each stands for itself in the frame")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Its identity.
