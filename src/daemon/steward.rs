@@ -239,6 +239,13 @@ impl Steward {
                     .to_owned(),
             );
         }
+        if !feed.settings.mirror.paths.is_empty() && !feed.desk.state.borrow().primary {
+            return Err(
+                "this node keeps only a part of the feed (`paths`), and the rest would be \
+                        published as removed: promote a node that keeps all of it"
+                    .to_owned(),
+            );
+        }
         let state = feed.desk.state.borrow();
         if state.primary || (state.fetched.is_some() && state.have == state.fetched) {
             return Ok(());

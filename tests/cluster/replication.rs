@@ -361,6 +361,7 @@ fn a_part_of_a_feed_and_another_part_later() {
     fs::write(hub.dir.join("lib/small"), "changed").unwrap();
     done(&hub, &["sync", "--wait"]);
     assert_eq!(fs::read(dir.join("webapps/small")).unwrap(), b"changed");
+    refused(&eu, &["promote"], &["only a part of the feed"]);
 
     eu.stop();
     let config = world.path("eu.toml");
