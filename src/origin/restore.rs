@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, io};
 use super::Setup;
 use crate::{
     disk::{self, Contents, Placed, Placing, Root, Source},
-    model::{Change, Content, Oid, RelPath},
-    store::Store,
+    model::{Change, Oid, RelPath},
+    store::{Opened, Store},
 };
 
 /// Puts files back, each as that commit has it.
@@ -81,14 +81,8 @@ fn changes(store: &Store, files: &BTreeMap<RelPath, Oid>) -> crate::store::Resul
 }
 
 pub(super) fn content(store: &Store, blob: Oid) -> io::Result<Source> {
-    let object = match store.content(blob).map_err(io::Error::other)? {
-        Content::Blob(blob) => {
-            return store.read_blob(blob).map(Source::Bytes).map_err(io::Error::other);
-        }
-        Content::Object { id, .. } => id,
-    };
-    let file = store.open_object(&object).map_err(io::Error::other)?;
-    let file =
-        file.ok_or_else(|| io::Error::other(format!("object {object} is not here any more")))?;
-    Ok(Source::File(file))
+    Ok(match store.open_content(blob)? {
+        Opened::Bytes(bytes) => Source::Bytes(bytes),
+        Opened::File(file) => Source::File(file),
+    })
 }

@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     disk::{self, FileKind, Keep, Placed, Placing, Root, Source},
-    model::{Change, Content, Entry, Head, Kind, Oid, RelPath, Subset},
+    model::{Change, Entry, Head, Kind, Oid, RelPath, Subset},
     replica::{
         Error, adopt, demoted,
         drift::{Drift, Repairs},
@@ -23,7 +23,7 @@ use crate::{
         snapshot::Snapshots,
         subset,
     },
-    store::{self, Store},
+    store::{self, Opened, Store},
 };
 
 /// How a head is put in place.
@@ -248,14 +248,8 @@ impl Checkout {
 
 /// The bytes of a tree's entry.
 pub(super) fn source(store: &Store, blob: Oid) -> io::Result<Source> {
-    match store.content(blob).map_err(io::Error::other)? {
-        Content::Blob(blob) => Ok(Source::Bytes(store.read_blob(blob).map_err(io::Error::other)?)),
-        Content::Object { id, .. } => match store.open_object(&id).map_err(io::Error::other)? {
-            Some(file) => Ok(Source::File(file)),
-            None => Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("the object {id} is not in the store"),
-            )),
-        },
-    }
+    Ok(match store.open_content(blob)? {
+        Opened::Bytes(bytes) => Source::Bytes(bytes),
+        Opened::File(file) => Source::File(file),
+    })
 }

@@ -56,7 +56,7 @@ pub use draft::{Draft, Prepared};
 pub use error::{Error, Result};
 pub use fold::Folded;
 pub use lacking::Lacking;
-pub use objects::{Ingested, ObjectWriter};
+pub use objects::{Ingested, ObjectWriter, Opened};
 pub use pack::{Encoder, MAX_BLOB, PackedBlob};
 pub use publish::Published;
 pub use refs::Mark;

@@ -50,6 +50,15 @@ const POINTER_SIZES: std::ops::RangeInclusive<u64> = 126..=145;
 /// git-lfs takes nothing larger for a pointer.
 const ANY_POINTER: usize = 1024;
 
+/// What a blob stands for, opened for reading.
+#[derive(Debug)]
+pub enum Opened {
+    /// The blob itself.
+    Bytes(Vec<u8>),
+    /// A large file's object.
+    File(File),
+}
+
 impl Store {
     /// The git-lfs pointer text of an object.
     pub fn pointer(object: &Ingested) -> Vec<u8> {
@@ -91,6 +100,25 @@ impl Store {
             return Ok((Content::Object { id, size }, size));
         }
         Ok((Content::Blob(blob), size))
+    }
+
+    /// What a blob stands for, opened for reading.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] when its object is not here; else when it cannot be read.
+    pub fn open_content(&self, blob: Oid) -> io::Result<Opened> {
+        let object = match self.content(blob).map_err(io::Error::other)? {
+            Content::Blob(blob) => {
+                return self.read_blob(blob).map(Opened::Bytes).map_err(io::Error::other);
+            }
+            Content::Object { id, .. } => id,
+        };
+        let missing = || {
+            let reason = format!("the object {object} is not in the store");
+            io::Error::new(io::ErrorKind::NotFound, reason)
+        };
+        let file = self.open_object(&object).map_err(io::Error::other)?;
+        file.map(Opened::File).ok_or_else(missing)
     }
 
     /// An object's file, for reading; none when it is not here.

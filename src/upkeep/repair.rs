@@ -11,7 +11,7 @@ use crate::{
     bus::Request,
     disk::{Root, Source},
     model::{Content, Kind, ObjectId, Oid, RelPath},
-    store::{Findings, MAX_BLOB, Store},
+    store::{Findings, MAX_BLOB, Opened, Store},
 };
 
 /// Files read back into one pack.
@@ -96,12 +96,8 @@ fn read(mut file: &File) -> Option<Vec<u8>> {
 
 /// What a blob stands for.
 pub(super) fn content(store: &Store, blob: Oid) -> io::Result<Source> {
-    let object = match store.content(blob).map_err(io::Error::other)? {
-        Content::Blob(blob) => {
-            return store.read_blob(blob).map(Source::Bytes).map_err(io::Error::other);
-        }
-        Content::Object { id, .. } => id,
-    };
-    let file = store.open_object(&object).map_err(io::Error::other)?;
-    file.map(Source::File).ok_or_else(|| io::Error::other(format!("object {object} is not here")))
+    Ok(match store.open_content(blob)? {
+        Opened::Bytes(bytes) => Source::Bytes(bytes),
+        Opened::File(file) => Source::File(file),
+    })
 }

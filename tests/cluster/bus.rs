@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     nats::NatsServer,
     oracle::wait_equal,
-    world::{Node, World, curl, eventually, eventually_within},
+    world::{Node, World, curl, done, eventually, eventually_within, state},
 };
 
 enum Bus {
@@ -45,13 +45,6 @@ impl Bus {
     }
 }
 
-fn done(node: &Node, arguments: &[&str]) -> String {
-    let output = node.command(arguments);
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {text}");
-    text
-}
-
 fn listed(hub: &Node, label: &str) -> Value {
     let nodes = hub.try_get("/v1/nodes").unwrap_or_default();
     let nodes = nodes["nodes"].as_array().cloned().unwrap_or_default();
@@ -67,16 +60,6 @@ fn seen(hub: &Node, label: &str, field: &str, wanted: &str) {
             _ => Err(entry.to_string()),
         }
     });
-}
-
-fn state(node: &Node, wanted: &str) -> String {
-    eventually(&format!("{} is {wanted}", node.name), || {
-        let feed = node.try_get("/v1/feeds/default").unwrap_or_default();
-        match feed["state"].as_str() {
-            Some(state) if state == wanted => Ok(feed["detail"].to_string()),
-            _ => Err(feed.to_string()),
-        }
-    })
 }
 
 /// Changes come, small and large; what became of them is known at the top, through a relay too; who is

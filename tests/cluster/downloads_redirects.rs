@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     oracle::wait_equal,
-    world::{Node, World, curl, eventually},
+    world::{Node, World, curl, done, eventually},
 };
 
 const FILES: &str = "/v1/feeds/default/files";
@@ -58,11 +58,6 @@ fn served_here(hub: &Node, path: &str, passed: &str) -> Vec<u8> {
             (status, to, _) => Err(format!("{status} {to}: {located}")),
         }
     })
-}
-
-fn done(node: &Node, arguments: &[&str]) {
-    let output = node.command(arguments);
-    assert!(output.status.success(), "{arguments:?}: {output:?}");
 }
 
 fn publish(hub: &Node, name: &str, text: &str) -> String {

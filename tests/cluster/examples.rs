@@ -4,15 +4,8 @@ use std::{fs, path::PathBuf};
 
 use crate::{
     oracle::wait_equal,
-    world::{Node, World, eventually},
+    world::{Node, World, done, eventually},
 };
-
-fn done(node: &Node, arguments: &[&str]) -> String {
-    let output = node.command(arguments);
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {text}");
-    text
-}
 
 /// A node of an example, not running: its folders lie in the world, under the node's name.
 fn node(world: &World, name: &str, file: &str, change: &[(&str, &str)]) -> Node {

@@ -7,16 +7,8 @@ use serde_json::Value;
 use crate::{
     oracle::{compare, wait_equal},
     proxy::Proxy,
-    world::{Node, World, curl, eventually},
+    world::{Node, World, curl, done, eventually},
 };
-
-/// Runs a command at a node; it must succeed.
-fn done(node: &Node, arguments: &[&str]) -> String {
-    let output = node.command(arguments);
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {text}");
-    text
-}
 
 /// A node's entry, once it is listed.
 fn listed(hub: &Node, label: &str) -> Option<Value> {

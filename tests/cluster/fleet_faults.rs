@@ -19,29 +19,8 @@ use serde_json::Value;
 use crate::{
     oracle::{contents, wait_equal},
     proxy::Proxy,
-    world::{DEPSYNC, Node, World, curl, eventually, eventually_within},
+    world::{DEPSYNC, Node, World, curl, done, eventually, eventually_within, feed, state},
 };
-
-fn done(node: &Node, arguments: &[&str]) -> String {
-    let output = node.command(arguments);
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {text}");
-    text
-}
-
-fn feed(node: &Node) -> Value {
-    node.try_get("/v1/feeds/default").unwrap_or_default()
-}
-
-fn state(node: &Node, wanted: &str) -> String {
-    eventually(&format!("{} is {wanted}", node.name), || {
-        let feed = feed(node);
-        match feed["state"].as_str() {
-            Some(state) if state == wanted => Ok(feed["detail"].to_string()),
-            _ => Err(feed.to_string()),
-        }
-    })
-}
 
 fn fetches(node: &Node) -> usize {
     let runs = node.get("/v1/runs?limit=1000");

@@ -6,32 +6,8 @@ use serde_json::Value;
 
 use crate::{
     oracle::{compare, contents, wait_equal},
-    world::{Node, World, curl, eventually},
+    world::{Node, World, curl, done, eventually, feed, state},
 };
-
-/// The feed as this node has it.
-fn feed(node: &Node) -> Value {
-    node.try_get("/v1/feeds/default").unwrap_or_default()
-}
-
-/// Waits until a feed's state is this, and gives what it says.
-fn state(node: &Node, wanted: &str) -> String {
-    eventually(&format!("{} is {wanted}", node.name), || {
-        let feed = feed(node);
-        match feed["state"].as_str() {
-            Some(state) if state == wanted => Ok(feed["detail"].to_string()),
-            _ => Err(feed.to_string()),
-        }
-    })
-}
-
-/// Runs a command at a node; it must succeed.
-fn done(node: &Node, arguments: &[&str]) -> String {
-    let output = node.command(arguments);
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {text}");
-    text
-}
 
 /// Runs a command at a node; it must fail with code 1, and these words.
 fn refused(node: &Node, arguments: &[&str], words: &[&str]) {

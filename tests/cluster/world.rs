@@ -359,3 +359,27 @@ pub fn git(dir: &Path, arguments: &[&str]) -> Output {
         .output()
         .unwrap()
 }
+
+/// Runs a command at a node; it must succeed.
+pub fn done(node: &Node, arguments: &[&str]) -> String {
+    let output = node.command(arguments);
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {text}");
+    text
+}
+
+/// The feed as this node has it.
+pub fn feed(node: &Node) -> Value {
+    node.try_get("/v1/feeds/default").unwrap_or_default()
+}
+
+/// Waits until a feed's state is this, and gives what it says.
+pub fn state(node: &Node, wanted: &str) -> String {
+    eventually(&format!("{} is {wanted}", node.name), || {
+        let feed = feed(node);
+        match feed["state"].as_str() {
+            Some(state) if state == wanted => Ok(feed["detail"].to_string()),
+            _ => Err(feed.to_string()),
+        }
+    })
+}
