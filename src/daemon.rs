@@ -6,9 +6,12 @@
 //! lets running jobs finish, and does not wait for ever. Which stage a feed has is its `steward`'s.
 
 mod after;
+mod error;
 mod expiry;
+mod feed;
 mod orders;
 mod reload;
+mod stages;
 mod steward;
 
 use std::{
@@ -16,158 +19,39 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
     sync::Arc,
-    thread,
     time::{Duration, UNIX_EPOCH},
 };
 
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
-    signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
-    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{after::After, steward::Steward};
+pub use self::error::Error;
+use self::{
+    after::After,
+    feed::Feed,
+    stages::{Signals, Stages},
+    steward::Steward,
+};
 pub use crate::bus::Importing;
 use crate::{
-    bus::{
-        self, Board, Desk, Nats,
-        nats::{self, announce::Announcer},
-    },
+    bus::{self, Board, Desk, Nats, nats::announce::Announcer},
     config::{self, Checkout, FeedSettings, Primary, Settings},
-    disk::{self, Aside, CurrentRoot, Releases, Root},
-    hooks::Hooks,
-    ledger::{
-        self, Audit, Decisions, Ledger,
-        state_dir::{self, StateDir},
-    },
-    model::{FeedName, Head, Keep, PassSecret, RelPath, Subset},
-    origin, replica, serve,
-    signing::{self, Signer, Trusted},
-    store::{self, Store},
-    sys, tls, upkeep,
+    disk::CurrentRoot,
+    ledger::{Audit, Decisions, Ledger, state_dir::StateDir},
+    model::{FeedName, Head, Keep, PassSecret, Subset},
+    origin, replica, serve, sys, tls, upkeep,
 };
 
 /// How often a certificate on disk is looked at.
 const CERTIFICATE: Duration = Duration::from_secs(5);
 /// How long a NATS server may take to answer whoever only tries it.
 const TRY: Duration = Duration::from_secs(5);
-/// How long a stop waits for the stages.
-const DRAIN: Duration = Duration::from_secs(20);
 
 /// The largest upload, in bytes: beyond it a copy into the folder is the better way.
 const MAX_UPLOAD: u64 = 16 << 30;
-
-/// Exit code for a configuration, directory, state or port that cannot be used (`EX_CONFIG`).
-const UNUSABLE: u8 = 78;
-
-/// Why the daemon did not start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The state directory.
-    #[error(transparent)]
-    State(#[from] state_dir::Error),
-    /// The ledger or the decisions file.
-    #[error(transparent)]
-    Ledger(#[from] ledger::Error),
-    /// A feed's repository.
-    #[error("feed \"{feed}\": {source}")]
-    Store {
-        /// The feed.
-        feed: FeedName,
-        /// What is wrong with it.
-        source: store::Error,
-    },
-    /// A deployment directory.
-    #[error("feed \"{feed}\": {source}")]
-    Directory {
-        /// The feed.
-        feed: FeedName,
-        /// What is wrong with it.
-        source: disk::Error,
-    },
-    /// A key.
-    #[error("feed {feed}: {source}")]
-    Key {
-        /// The feed.
-        feed: FeedName,
-        /// What is wrong with it.
-        source: signing::Error,
-    },
-    /// Certificates.
-    #[error("TLS: {0}")]
-    Tls(#[from] tls::Error),
-    /// The port.
-    #[error(
-        "cannot listen on {address}: {source}; choose another with --listen, or stop what listens there"
-    )]
-    Listen {
-        /// As asked for.
-        address: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The address of the NATS server.
-    #[error(transparent)]
-    Nats(#[from] nats::Error),
-    /// Threads or signals cannot be had.
-    #[error("the system refused what the daemon needs: {0}")]
-    System(#[from] std::io::Error),
-    /// Requests to other nodes cannot be made.
-    #[error("the HTTP client cannot be set up: {0}")]
-    Client(#[from] reqwest::Error),
-    /// The upstream's address.
-    #[error("feed \"{feed}\": the upstream {url} is not a URL")]
-    Upstream {
-        /// The feed.
-        feed: FeedName,
-        /// As configured.
-        url: String,
-    },
-    /// A primary's stage.
-    #[error("feed \"{feed}\": {source}")]
-    Origin {
-        /// The feed.
-        feed: FeedName,
-        /// Why it ended.
-        source: origin::Error,
-    },
-    /// A mirror's stage.
-    #[error("feed \"{feed}\": {source}")]
-    Replica {
-        /// The feed.
-        feed: FeedName,
-        /// Why it ended.
-        source: replica::Error,
-    },
-    /// The edge.
-    #[error(transparent)]
-    Serve(#[from] serve::Error),
-    /// A stage panicked or ended without a reason.
-    #[error("{0} ended unexpectedly: this is a fault of the program; its log says more")]
-    Ended(String),
-}
-
-impl Error {
-    /// The exit code of the process.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Error::State(_)
-            | Error::Ledger(_)
-            | Error::Store { .. }
-            | Error::Directory { .. }
-            | Error::Upstream { .. }
-            | Error::Tls(_)
-            | Error::Nats(_)
-            | Error::Key { .. }
-            | Error::Listen { .. } => UNUSABLE,
-            Error::Replica { source, .. } => source.exit_code(),
-            _ => 1,
-        }
-    }
-}
 
 /// Who wants to know how far a feed's first import is; none: it is over.
 pub type Watcher = Arc<dyn Fn(&FeedName, Option<Importing>) + Send + Sync>;
@@ -254,13 +138,6 @@ struct Tls {
     server: Option<Arc<tls::Server>>,
     /// To its upstreams.
     client: Arc<rustls::ClientConfig>,
-}
-
-/// One feed, opened.
-struct Feed {
-    settings: FeedSettings,
-    desk: Arc<Desk>,
-    root: Option<Arc<CurrentRoot>>,
 }
 
 impl Node {
@@ -526,88 +403,6 @@ impl Node {
     }
 }
 
-fn keys(settings: &FeedSettings) -> Result<store::Keys, signing::Error> {
-    let signer = settings.sign_with.as_deref().map(Signer::open).transpose()?;
-    let trusted = settings.trusted_keys.as_deref().map(Trusted::open).transpose()?;
-    Ok(store::Keys { signer, trusted })
-}
-
-impl Feed {
-    fn open(
-        settings: &FeedSettings,
-        state: &StateDir,
-        decisions: &Decisions,
-        min_free: Option<u64>,
-    ) -> Result<Self, Error> {
-        let feed = settings.name.clone();
-        let role = steward::role(settings, &decisions.feed(&feed));
-        let root = settings.dir_as(role).map(open_root).transpose();
-        let root = root.map_err(|source| Error::Directory { feed: feed.clone(), source })?;
-        let unusable = |source| Error::Key { feed: feed.clone(), source };
-        let keys = keys(settings).map_err(unusable)?;
-        let at = state.feed(&feed);
-        let store = match role {
-            config::Role::Primary => Store::open(&at),
-            config::Role::Region => Store::open_mirror(&at),
-        };
-        let store = store.map_err(|source| Error::Store { feed: feed.clone(), source })?;
-        let store = Arc::new(store.with_keys(keys).with_floor(min_free));
-        let decided = decisions.feed(&feed);
-        let (orders, paused) = (orders::kept(&decided, &store), steward::paused(&decided));
-        let desk = Arc::new(Desk::new(feed, store, decided.bindings));
-        desk.orders.send_replace(orders);
-        desk.paused.send_replace(paused);
-        Ok(Self { settings: settings.clone(), desk, root })
-    }
-
-    /// Removes what killed uploads and checkouts left in the directory, and what has lain aside for
-    /// long enough; says what it drops.
-    fn tidy(&self, state: &StateDir) -> Result<(), Error> {
-        let Some(root) = &self.root else { return Ok(()) };
-        let feed = &self.settings.name;
-        let failed = |source| Error::Directory { feed: feed.clone(), source };
-        let mut aside = Aside::new(&state.feed(feed).join("aside"));
-        let swept = root.get().sweep(&mut aside).map_err(failed)?;
-        if swept.removed > 0 || !swept.set_aside.is_empty() {
-            let (removed, set_aside) = (swept.removed, swept.set_aside.len());
-            tracing::info!(%feed, removed, set_aside, "tidied up after a run that was cut off");
-        }
-        let keep = Duration::from_secs(86_400 * disk::KEEP_DAYS);
-        for dropped in aside.trim(sys::now(), keep, disk::MAX_BYTES).map_err(failed)? {
-            let (files, bytes) = (dropped.notes.len(), dropped.bytes);
-            tracing::info!(%feed, files, bytes, "dropped what had lain aside for long");
-        }
-        Ok(())
-    }
-
-    /// The releases of a feed that is checked out so.
-    fn snapshot(&self, state: &StateDir) -> Result<Option<replica::Snapshot>, Error> {
-        let Checkout::Snapshot { link, releases, hard_link } = &self.settings.mirror.checkout
-        else {
-            return Ok(None);
-        };
-        let feed = self.settings.name.clone();
-        let opened = Releases::open(&state.feed(&feed).join("releases"), link);
-        let opened = opened.map_err(|source| Error::Directory { feed, source })?;
-        let (link, keep) = (link.clone(), *releases);
-        Ok(Some(replica::Snapshot { releases: opened, link, keep, hard_link: *hard_link }))
-    }
-
-    fn hooks(&self) -> Hooks {
-        Hooks::open(self.settings.hooks.as_deref())
-    }
-
-    /// Where uploads go, while the feed is owned here.
-    fn intake(&self) -> Option<(FeedName, serve::Intake)> {
-        let profile = self.settings.primary.as_ref()?.profile;
-        let root = Arc::clone(self.root.as_ref()?);
-        let watched = Arc::clone(&root);
-        let left_out =
-            Box::new(move |path: &RelPath| origin::left_out(&watched.get(), profile, path));
-        Some((self.settings.name.clone(), serve::Intake { root, left_out }))
-    }
-}
-
 /// No guard in the settings: the operator switched it off.
 fn rules(guard: Option<config::Guard>) -> origin::Rules {
     match guard {
@@ -619,12 +414,6 @@ fn rules(guard: Option<config::Guard>) -> origin::Rules {
             off: false,
         },
     }
-}
-
-fn open_root(dir: &std::path::Path) -> Result<Arc<CurrentRoot>, disk::Error> {
-    let root = Root::open(dir)?;
-    root.lock()?;
-    Ok(Arc::new(CurrentRoot::new(root)))
 }
 
 /// With what a feed's upstreams are asked for it.
@@ -743,120 +532,4 @@ fn trust_version(decisions: &Decisions) -> u64 {
 async fn announce(announcer: Announcer, stop: CancellationToken) -> Result<(), Error> {
     announcer.run(stop).await;
     Ok(())
-}
-
-/// The signals that the daemon minds.
-struct Signals {
-    stop: Stop,
-    hangup: Signal,
-}
-
-/// SIGTERM and SIGINT.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Error> {
-        let stop = Stop {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        };
-        Ok(Self { stop, hangup: signal(SignalKind::hangup())? })
-    }
-}
-
-impl Stop {
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// What runs. Each task ends only after `stop`, or the daemon ends with it.
-struct Stages {
-    tasks: JoinSet<Result<(), Error>>,
-    stop: CancellationToken,
-}
-
-impl Stages {
-    fn new(stop: CancellationToken) -> Self {
-        Self { tasks: JoinSet::new(), stop }
-    }
-
-    fn spawn(&mut self, stage: impl Future<Output = Result<(), Error>> + Send + 'static) {
-        self.tasks.spawn(stage);
-    }
-
-    /// A stage of blocking code, on a thread of its own; `signal` asks it to end.
-    fn spawn_thread(
-        &mut self,
-        name: String,
-        stage: impl FnOnce() -> Result<(), Error> + Send + 'static,
-        signal: impl FnOnce() + Send + 'static,
-    ) -> Result<(), Error> {
-        self.spawn(on_thread(name, stage, signal, self.stop.clone())?);
-        Ok(())
-    }
-
-    /// Runs until a stop is asked for or a stage ends; then stops the others.
-    async fn run_until(mut self, mut stop: Stop) -> Result<(), Error> {
-        let first = tokio::select! {
-            () = stop.asked() => Ok(()),
-            ended = self.tasks.join_next() => early(ended),
-        };
-        tracing::info!("stopping");
-        self.stop.cancel();
-        let drained = tokio::time::timeout(DRAIN, self.drain());
-        match (first, drained.await) {
-            (Err(error), _) => Err(error),
-            (Ok(()), Ok(result)) => result,
-            (Ok(()), Err(_)) => {
-                Err(Error::Ended(format!("a stage that did not stop within {DRAIN:?}")))
-            }
-        }
-    }
-
-    async fn drain(&mut self) -> Result<(), Error> {
-        let mut first = Ok(());
-        while let Some(ended) = self.tasks.join_next().await {
-            let ended = ended.unwrap_or_else(|panic| Err(Error::Ended(panic.to_string())));
-            first = first.and(ended);
-        }
-        first
-    }
-}
-
-/// A stage of blocking code, on a thread of its own; `signal` asks it to end.
-fn on_thread(
-    name: String,
-    stage: impl FnOnce() -> Result<(), Error> + Send + 'static,
-    signal: impl FnOnce() + Send + 'static,
-    stop: CancellationToken,
-) -> Result<impl Future<Output = Result<(), Error>>, Error> {
-    let (done, mut ended) = oneshot::channel();
-    thread::Builder::new().name(name.clone()).spawn(move || done.send(stage()))?;
-    Ok(async move {
-        let result = tokio::select! {
-            result = &mut ended => result,
-            () = stop.cancelled() => {
-                signal();
-                ended.await
-            }
-        };
-        // A panic drops the sender.
-        result.unwrap_or_else(|_| Err(Error::Ended(format!("the thread {name}"))))
-    })
-}
-
-/// A stage ended before it was told to: always an error.
-fn early(ended: Option<Result<Result<(), Error>, tokio::task::JoinError>>) -> Result<(), Error> {
-    match ended {
-        Some(Ok(Err(error))) => Err(error),
-        Some(Err(panic)) => Err(Error::Ended(panic.to_string())),
-        Some(Ok(Ok(()))) | None => Err(Error::Ended("a stage".to_owned())),
-    }
 }

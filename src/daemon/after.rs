@@ -14,9 +14,9 @@ use std::{
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Stages};
+use super::{Error, stages::Stages};
 use crate::{
-    bus::{Desk, Request, board::State, frame::Ack, frame::Outcome as Reported},
+    bus::{Desk, Request, State, frame::Ack, frame::Outcome as Reported},
     hooks::{
         Backoff, Changes, End, Hook, Hooks, Lane, Mark, Occasion, Outcome, Report, Run, Schedule,
         Verdict,

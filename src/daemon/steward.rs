@@ -11,9 +11,9 @@ use reqwest::Url;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Feed, Node, contact, on_thread, orders};
+use super::{Error, Node, contact, feed::Feed, orders, stages::on_thread};
 use crate::{
-    bus::{Decision, Nats, board::Answer},
+    bus::{Answer, Decision, Nats},
     config::{FeedSettings, Role},
     ledger::decisions::{self, Act, Pause, RootMark},
     model::{FeedName, Head, Target},

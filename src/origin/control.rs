@@ -12,7 +12,7 @@ use super::{
     session::{Hold, Session},
 };
 use crate::{
-    bus::board::{Answer, Approval, Request},
+    bus::{Answer, Approval, Request},
     disk::Root,
     ledger::decisions::Act,
     model::{Oid, RelPath, names::HOLD_FILE},

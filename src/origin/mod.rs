@@ -45,7 +45,7 @@ use std::{
 pub use guard::Rules;
 
 use crate::{
-    bus::board::{Desk, Mailbox, Request},
+    bus::{Desk, Mailbox, Request},
     disk::{self, CurrentRoot, Event, Keep, Root},
     hooks::Hooks,
     ledger::{self, Decisions, Ledger},

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::session::{MAX_STAGED, Session};
 use crate::{
-    bus::board::{DeletionsHeld, Held, State},
+    bus::{DeletionsHeld, Held, State},
     model::{ObjectId, Oid, RelPath},
     sys,
 };

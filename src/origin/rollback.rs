@@ -14,7 +14,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    bus::board::Answer,
+    bus::Answer,
     disk::{FileKind, Placed, Stat},
     ledger::{DirCache, Kind as RunKind, MAX_NAMES, NewRun, decisions},
     model::{Change, Class, Entry, Kind, Oid, RelPath},

@@ -28,7 +28,7 @@ use super::{
     stage::Stage,
 };
 use crate::{
-    bus::board::Answer,
+    bus::Answer,
     disk::{Event, FileSystem, Root, RootId, WatchError, Watcher},
     ledger::{StatCache, decisions},
     model::{

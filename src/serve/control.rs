@@ -23,7 +23,7 @@ use super::{
     error::{Answer, Fault},
 };
 use crate::{
-    bus::{Approval, Request, board::Answer as Reply},
+    bus::{Answer as Reply, Approval, Request},
     model::RelPath,
 };
 

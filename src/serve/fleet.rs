@@ -29,7 +29,7 @@ use super::{
     target,
 };
 use crate::{
-    bus::{Decision, Follower, Verdict, board::Answer as Reply},
+    bus::{Answer as Reply, Decision, Follower, Verdict},
     model::{Head, RegionName, Target},
     sys,
 };

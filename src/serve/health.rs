@@ -144,7 +144,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::{bus::board::DeletionsHeld, model::RelPath};
+    use crate::{bus::DeletionsHeld, model::RelPath};
 
     #[test]
     fn what_needs_an_operator_is_not_well() {

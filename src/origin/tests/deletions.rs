@@ -4,11 +4,7 @@ use std::fs;
 
 use super::world::World;
 use crate::{
-    bus::{
-        board::{Approval, Request},
-        frame::Hello,
-        roster::Caller,
-    },
+    bus::{Approval, Request, frame::Hello, roster::Caller},
     model::{Head, Oid},
 };
 

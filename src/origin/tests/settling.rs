@@ -8,7 +8,7 @@ use std::{
 
 use super::world::{World, rel};
 use crate::{
-    bus::board::{Approval, Request},
+    bus::{Approval, Request},
     sys,
 };
 
@@ -100,11 +100,11 @@ fn an_archive_without_its_end_is_held_until_it_changes_or_is_approved() {
     assert_eq!(world.tree(), world.disk());
 }
 
-fn unanswered() -> crate::bus::board::Answer {
+fn unanswered() -> crate::bus::Answer {
     tokio::sync::oneshot::channel().0
 }
 
-fn with(request: Request, answer: crate::bus::board::Answer) -> Request {
+fn with(request: Request, answer: crate::bus::Answer) -> Request {
     match request {
         Request::Approve(what, _) => Request::Approve(what, answer),
         other => other,

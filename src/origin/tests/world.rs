@@ -19,7 +19,7 @@ use sha2::Sha256;
 use tokio::sync::oneshot;
 
 use crate::{
-    bus::board::{Answer, Desk, Request, State},
+    bus::{Answer, Desk, Request, State},
     disk::{CurrentRoot, Root},
     hooks::Hooks,
     ledger::{Decisions, Ledger},
