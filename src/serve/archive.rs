@@ -20,7 +20,7 @@ use tar::{Builder, EntryType, Header};
 use tokio::sync::mpsc;
 
 use super::{
-    Edge,
+    Edge, disposition,
     document::{Found, Place},
     download,
     error::{Answer, Fault},
@@ -57,6 +57,9 @@ pub(super) async fn tar(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+    let whole = feed.desk.feed.as_str().as_bytes();
+    let name = [if folder.is_root() { whole } else { folder.name() }, b".tar"].concat();
+    headers.insert(header::CONTENT_DISPOSITION, disposition::of(&name, "application/x-tar"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     if let Ok(commit) = HeaderValue::try_from(commit.to_string()) {
         headers.insert("x-depsync-commit", commit);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use sha2::{Digest, Sha256};
 
-use super::cache::Cache;
+use super::{cache::Cache, disposition};
 use crate::{
     model::{Content, Kind, ObjectId, Oid, RelPath},
     store::{self, Store},
@@ -47,6 +47,7 @@ pub(super) struct Document {
     pub(super) etag: HeaderValue,
     pub(super) digest: HeaderValue,
     pub(super) mime: HeaderValue,
+    pub(super) disposition: HeaderValue,
     /// The version it was asked for in.
     pub(super) commit: Oid,
     pub(super) commit_text: HeaderValue,
@@ -89,13 +90,15 @@ impl Document {
     fn new((place, path): (&Place, RelPath), size: u64, sha256: ObjectId, body: Body) -> Self {
         let header = |text: String| HeaderValue::try_from(text).expect("plain ASCII");
         let mime = mime_guess::from_path(place.1.as_path()).first_raw();
+        let mime = mime.unwrap_or("application/octet-stream");
         Document {
             path,
             size,
             body,
             etag: header(format!("\"{sha256}\"")),
             digest: header(repr_digest(&sha256)),
-            mime: HeaderValue::from_static(mime.unwrap_or("application/octet-stream")),
+            mime: HeaderValue::from_static(mime),
+            disposition: disposition::of(place.1.name(), mime),
             commit: place.0,
             commit_text: header(place.0.to_string()),
         }
@@ -137,7 +140,7 @@ pub(super) fn find(
         0
     };
     // What a document pins counts too, or evicted blobs would live on in this cache unseen.
-    cached.insert(place.clone(), found.clone(), 500 + place.1.as_bytes().len() + held);
+    cached.insert(place.clone(), found.clone(), 600 + 3 * place.1.as_bytes().len() + held);
     Ok(Some(found))
 }
 

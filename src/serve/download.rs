@@ -310,11 +310,12 @@ async fn send(
 
 /// The headers that say what a file is. A browser must neither guess its type nor run it as ours.
 fn describe(file: &Document, headers: &mut HeaderMap) {
-    headers.reserve(12);
+    headers.reserve(13);
     headers.insert(header::ETAG, file.etag.clone());
     headers.insert("repr-digest", file.digest.clone());
     headers.insert("x-depsync-commit", file.commit_text.clone());
     headers.insert(header::CONTENT_TYPE, file.mime.clone());
+    headers.insert(header::CONTENT_DISPOSITION, file.disposition.clone());
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));

@@ -13,6 +13,7 @@ mod blocking;
 mod cache;
 mod connection;
 mod control;
+mod disposition;
 mod document;
 mod download;
 mod edge;

@@ -31,6 +31,7 @@ async fn a_file_comes_whole_with_its_names() {
             assert_eq!(response.status(), StatusCode::OK, "{url}");
             assert_eq!(header(&response, "etag"), format!("\"{}\"", sha256(content)));
             assert!(header(&response, "repr-digest").starts_with("sha-256=:"));
+            assert!(header(&response, "content-disposition").contains("filename=\""));
             assert_eq!(header(&response, "x-depsync-commit"), commit.to_string());
             assert_eq!(header(&response, "content-type"), mime);
             assert_eq!(header(&response, "content-length"), content.len().to_string());
