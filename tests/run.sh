@@ -54,6 +54,9 @@ need dosfstools "makes a file system with coarse times, in a scenario" test -x /
 need e2fsprogs "makes a file system whose times are seconds, in a scenario" test -x /usr/sbin/mkfs.ext4
 need unzip "reads archives, in a sample hook" command -v unzip
 need python3 "reads archives where unzip is missing, in a sample hook" command -v python3
+need chromium "shows the console, in scenarios" command -v chromium
+need chromium-driver "drives it" command -v chromedriver
+need python3-yaml "reads our alert rules as Prometheus does" python3 -c "import yaml"
 need openssh-client "verifies our signatures" command -v ssh-keygen
 need openssl "signs, in a sample hook" command -v openssl
 need tomcat10-examples "has real web applications to deploy" test -d /usr/share/tomcat10-examples

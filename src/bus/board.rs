@@ -18,7 +18,7 @@ use crate::{
         frame::{Ack, Fault, FromFollower, Outcome, Progress, Pulse, Session, Standing},
         report::Report,
         request::{Decision, Request},
-        roster::{Caller, Follower, Reach, Roster, Site},
+        roster::{Arrival, Caller, Follower, Reach, Roster, Site, Times},
         state::State,
         trust::Learned,
     },
@@ -266,6 +266,16 @@ impl Desk {
         self.roster().followers().cloned().collect()
     }
 
+    /// The last versions that nodes have verified, the newest first, and what they took.
+    pub fn arrivals(&self, limit: usize) -> Vec<Arrival> {
+        self.roster().arrivals(limit)
+    }
+
+    /// How long they took, counted from the start.
+    pub fn arrival_times(&self) -> Times {
+        self.roster().arrival_times().clone()
+    }
+
     /// The nodes that could serve a region's clients: its own first, then the relays above it.
     pub fn sites_of(&self, region: &RegionName) -> Vec<Site> {
         self.roster().sites_of(Instant::now(), region, &self.paused.borrow())
@@ -337,7 +347,7 @@ impl Desk {
 
     /// Notes what a relay says of the nodes below it.
     pub fn reported(&self, relay: &NodeId, reports: Vec<Report>) {
-        self.change(|roster| roster.reported(relay, reports));
+        self.change(|roster| roster.reported(Instant::now(), relay, reports));
     }
 
     /// Addresses that are to be tried: the new ones, or all again.
@@ -430,7 +440,8 @@ impl Desk {
     fn note(&self, node: &NodeId, ack: &Ack) {
         if ack.outcome == Outcome::Refused {
             let reason = ack.error.as_deref().unwrap_or_default();
-            tracing::warn!(feed = %self.feed, %node, "a follower refuses our head: {reason}");
+            let commit = ack.head.commit;
+            tracing::warn!(feed = %self.feed, %node, %commit, "a follower refuses our head: {reason}");
         }
     }
 

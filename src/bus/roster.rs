@@ -5,8 +5,10 @@
 //! sends. The bindings survive a restart (whoever assembles the node keeps them); the rest is only
 //! what was heard.
 
+mod arrivals;
 mod sites;
 
+pub use arrivals::{Arrival, BOUNDS, Times};
 pub use sites::{Bar, Part, Site};
 
 use std::{
@@ -102,6 +104,7 @@ pub struct Roster {
     /// Regions that are served below a relay: the relay, and the node there.
     serving_below: BTreeMap<RegionName, (NodeId, NodeId)>,
     parts: sites::Parts,
+    arrivals: arrivals::Arrivals,
     started: Instant,
     connections: u64,
 }
@@ -145,6 +148,11 @@ impl Follower {
         why.map(|why| format!("it is below {}: {why}", self.hello.label))
     }
 
+    fn who(&self) -> arrivals::Who<'_> {
+        let hello = &self.hello;
+        arrivals::Who { node: &hello.node, label: &hello.label, region: hello.region.as_ref() }
+    }
+
     fn wants(&mut self, now: Instant, want: Option<Head>) {
         self.want = want;
         if self.have == want {
@@ -163,6 +171,7 @@ impl Roster {
             bindings,
             serving_below: BTreeMap::new(),
             parts: sites::Parts::default(),
+            arrivals: arrivals::Arrivals::default(),
             started: now,
             connections: 0,
         }
@@ -258,6 +267,9 @@ impl Roster {
     pub fn acked(&mut self, now: Instant, node: &NodeId, ack: Ack) {
         let Some(follower) = self.followers.get_mut(node) else { return };
         if ack.outcome == Outcome::Verified {
+            if follower.have != Some(ack.head) {
+                self.arrivals.arrive(now, &follower.who(), ack.head, follower.behind_since);
+            }
             follower.have = Some(ack.head);
             follower.fetched = Some(newer(follower.fetched, ack.head));
             follower.verified_at = Some(now);
@@ -298,22 +310,45 @@ impl Roster {
 
     /// Notes a new head, which every follower should have from now on.
     pub fn posted(&mut self, now: Instant, head: Head) {
+        self.arrivals.announce(now, head);
         for follower in self.followers.values_mut() {
             follower.wants(now, Some(head));
         }
     }
 
     /// Notes what a relay says of the nodes below it.
-    pub fn reported(&mut self, relay: &NodeId, reports: Vec<Report>) {
+    pub fn reported(&mut self, now: Instant, relay: &NodeId, reports: Vec<Report>) {
         for report in reports {
             let Some(known) = self.followers.get_mut(relay) else { return };
             if report.forgotten {
                 known.below.remove(&report.node);
             } else if known.below.len() < MAX_FOLLOWERS || known.below.contains_key(&report.node) {
-                known.below.insert(report.node.clone(), report.clone());
+                let before = known.below.insert(report.node.clone(), report.clone());
+                self.note_arrival(now, before, &report);
                 self.note_below(relay, &report);
             }
         }
+    }
+
+    /// A node below a relay has another version than before: what it took to get there, as far as it
+    /// is seen from here.
+    fn note_arrival(&mut self, now: Instant, before: Option<Report>, report: &Report) {
+        let (Some(before), Some(have)) = (before, report.have) else { return };
+        if before.have != report.have && before.live {
+            let Report { node, label, region, .. } = report;
+            let who = arrivals::Who { node, label, region: region.as_ref() };
+            self.arrivals.arrive(now, &who, have, None);
+        }
+    }
+
+    /// The last arrivals of versions, the newest first.
+    pub fn arrivals(&self, limit: usize) -> Vec<Arrival> {
+        self.arrivals.newest(limit)
+    }
+
+    /// How long arrivals took.
+    pub fn arrival_times(&self) -> &Times {
+        self.arrivals.times()
     }
 
     /// What this node, `own`, has to tell of all below it.
@@ -677,7 +712,7 @@ mod tests {
         let mut leaf = Roster::new(start, Bindings::default());
         let caller = Caller { hello: below, url: None, token: None };
         leaf.register(start, caller, Some(head(1, 2))).unwrap();
-        roster.reported(&a, leaf.reports(start, &a, &[]));
+        roster.reported(start, &a, leaf.reports(start, &a, &[]));
         let verdict = roster.verdict(start, &head(1, 2), &[]);
         assert!(!verdict.is_complete());
         assert_eq!(
@@ -689,7 +724,11 @@ mod tests {
 
         let paused = [Target::Region("us".parse().unwrap())];
         assert!(roster.forget(&"gone".parse().unwrap()));
-        roster.reported(&a, vec![Report { have: Some(head(1, 3)), ..reports(&leaf, start) }]);
+        roster.reported(
+            start,
+            &a,
+            vec![Report { have: Some(head(1, 3)), ..reports(&leaf, start) }],
+        );
         let verdict = roster.verdict(start, &head(1, 2), &paused);
         assert!(verdict.is_complete(), "{}", verdict.lacks());
         assert_eq!(verdict.excused.len(), 2);

@@ -221,7 +221,8 @@ impl After {
             Some(reason) => unwell.insert(hook.name(), reason.clone()).as_ref() != Some(reason),
         });
         if let (true, Some(reason)) = (is_news, &reason) {
-            tracing::warn!(feed = %self.desk.feed, %hook, "{reason}");
+            let commit = commit.map(tracing::field::display);
+            tracing::warn!(feed = %self.desk.feed, %hook, commit, "{reason}");
         }
         if let Some(run) = hook_run(&self.desk.feed, hook, commit, report)
             && let Err(error) = self.ledger.add_run(&run)

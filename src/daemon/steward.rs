@@ -328,7 +328,7 @@ impl Steward {
 
     fn fenced_off(&self, (url, head): &(Url, Head)) -> Change {
         tracing::error!(
-            feed = %self.name(), epoch = head.epoch,
+            feed = %self.name(), epoch = head.epoch, commit = %head.commit,
             "{url} owns the feed in a higher epoch: this node steps down, and what it has not published is kept aside"
         );
         Change::Demote { upstream: Some(url.to_string()), answer: None }

@@ -26,7 +26,7 @@ pub(super) fn claim(setup: &Setup) -> store::Result<()> {
     };
     let Some(prepared) = setup.store.draft()?.finish_claim(&by)? else { return Ok(()) };
     let published = setup.store.publish(prepared)?;
-    tracing::info!(feed = %setup.feed, epoch = decided, seq = published.head.seq, "this node owns the feed");
+    tracing::info!(feed = %setup.feed, epoch = decided, seq = published.head.seq, commit = %published.head.commit, "this node owns the feed");
     setup.desk.post(published);
     Ok(())
 }

@@ -194,7 +194,7 @@ impl Session<'_, '_> {
         self.setup.desk.post(published.clone());
         let took = took + started.elapsed();
         tracing::info!(
-            feed = %self.setup.feed, commit = published.head.commit.short(), seq = published.head.seq,
+            feed = %self.setup.feed, commit = %published.head.commit, seq = published.head.seq,
             files = summary.files, bytes = taken.bytes, ms = took.as_secs_f64() * 1000.0,
             "{subject}"
         );

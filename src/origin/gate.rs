@@ -308,7 +308,8 @@ impl Session<'_, '_> {
             (outcome, Some(reason)) => {
                 let broken = !matches!(outcome, Outcome::Vetoed { .. } | Outcome::Retry);
                 let reason = format!("the hook pre-commit: {reason}");
-                tracing::warn!(feed = %self.setup.feed, reason, "not published");
+                let commit = candidate.prepared.head().commit;
+                tracing::warn!(feed = %self.setup.feed, %commit, reason, "not published");
                 Verdict::Waits { reason, broken }
             }
         };

@@ -236,10 +236,10 @@ impl Session<'_, '_> {
     fn rolled_back(&mut self, mark: &decisions::Rollback, placed: &Placed, took: Duration) {
         let feed = &self.setup.feed;
         for path in &placed.set_aside {
-            tracing::warn!(%feed, %path, "was not as committed: put aside for the rollback");
+            tracing::warn!(%feed, %path, commit = %mark.target, "was not as committed: put aside for the rollback");
         }
         let (written, deleted) = (placed.written, placed.deleted);
-        tracing::info!(%feed, target = mark.target.short(), written, deleted, ?took, "rolled back");
+        tracing::info!(%feed, commit = %mark.target, written, deleted, ?took, "rolled back");
         let mut run = NewRun::new(feed.clone(), RunKind::Rollback, sys::now() - took);
         run.took = took;
         run.commit = Some(mark.target);

@@ -580,18 +580,18 @@ impl Stage {
                     detail: put_aside(&done),
                 });
             }
-            Ended::Checkout(_, Err(Error::Vetoed(reason))) => {
-                warn!(feed = %self.desk.feed, "not checked out: {reason}");
+            Ended::Checkout(head, Err(Error::Vetoed(reason))) => {
+                warn!(feed = %self.desk.feed, commit = %head.commit, "not checked out: {reason}");
                 self.feed(Event::CheckoutVetoed { reason });
             }
             Ended::Checkout(_, Err(Error::Later { until, reason })) => {
                 self.feed(Event::CheckoutPutOff { until, reason });
             }
-            Ended::Checkout(_, Err(error)) => {
+            Ended::Checkout(head, Err(error)) => {
                 if error.ends_the_stage() {
                     return Err(error);
                 }
-                warn!(feed = %self.desk.feed, "{error}");
+                warn!(feed = %self.desk.feed, commit = %head.commit, "{error}");
                 self.failed(Kind::Checkout, self.checkout_began, error.to_string());
                 self.feed(Event::CheckoutFailed { reason: error.to_string() });
             }
@@ -611,7 +611,8 @@ impl Stage {
             return Err(error);
         }
         let reason = error.to_string();
-        warn!(feed = %self.desk.feed, "{reason}");
+        let commit = self.follow.summary().want.map(|head| tracing::field::display(head.commit));
+        warn!(feed = %self.desk.feed, commit, "{reason}");
         for (_, answer) in self.waiting.drain(..) {
             let _ = answer.send(Err(reason.clone())); // it waits no longer: fine
         }
@@ -770,15 +771,15 @@ impl Stage {
 
     fn tell(&self, head: Head, done: &Done) {
         let (feed, placed) = (&self.desk.feed, &done.placed);
-        info!(%feed, commit = %head.commit.short(), seq = head.seq, written = placed.written, deleted = placed.deleted, "checked out");
+        info!(%feed, commit = %head.commit, seq = head.seq, written = placed.written, deleted = placed.deleted, "checked out");
         for path in &placed.set_aside {
-            warn!(%feed, %path, "was not as the feed had it: put aside");
+            warn!(%feed, %path, commit = %head.commit, "was not as the feed had it: put aside");
         }
         for (path, note) in &placed.notes {
-            warn!(%feed, %path, "{note}");
+            warn!(%feed, %path, commit = %head.commit, "{note}");
         }
         for path in &done.drifted {
-            warn!(%feed, %path, "was changed by another program right after it was put in place");
+            warn!(%feed, %path, commit = %head.commit, "was changed by another program right after it was put in place");
         }
     }
 

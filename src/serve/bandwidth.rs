@@ -151,7 +151,8 @@ impl WindowFields {
     }
 }
 
-fn as_json(edge: &Edge) -> Value {
+/// What was said, what is in force, and what is going on.
+pub(super) fn as_json(edge: &Edge) -> Value {
     let bandwidth = edge.bandwidth();
     let mut limits = plan_json(&bandwidth.limits);
     limits["max_downloads"] = json!(bandwidth.max_downloads);

@@ -26,14 +26,18 @@ const SHOWN_HELD: usize = 100;
 
 /// `GET /v1/feeds`
 pub(super) async fn list(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
-    let page = Page::of(&parts.uri)?;
+    Ok(Json(all(&edge, &Page::of(&parts.uri)?).await?).into_response())
+}
+
+/// A page of the feeds.
+pub(super) async fn all(edge: &Edge, page: &Page) -> Result<Value, Fault> {
     let all: Vec<&Arc<Feed>> = edge.feeds().collect();
     let Paged { items, next } = page.cut(all, |feed| feed.desk.feed.to_string());
     let mut feeds = Vec::with_capacity(items.len());
     for feed in items {
-        feeds.push(describe(&edge, feed).await?);
+        feeds.push(describe(edge, feed).await?);
     }
-    Ok(Json(Paged { items: feeds, next }.json("feeds")).into_response())
+    Ok(Paged { items: feeds, next }.json("feeds"))
 }
 
 /// `GET /v1/feeds/{feed}`
@@ -83,6 +87,15 @@ impl From<&Held> for Waiting {
 pub(super) fn moment(at: std::time::SystemTime) -> Option<String> {
     let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
     listing::time(i64::try_from(since.as_secs()).ok()?, since.subsec_nanos())
+}
+
+/// A time of day, to the tenth of a second: one that is reckoned back from an age says the same each
+/// time.
+pub(super) fn tenth(at: std::time::SystemTime) -> Option<String> {
+    let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+    let tenths = (since.as_millis() + 50) / 100;
+    let (secs, tenth) = (i64::try_from(tenths / 10).ok()?, u32::try_from(tenths % 10).ok()?);
+    listing::time(secs, tenth * 100_000_000)
 }
 
 /// How far a fetch is.

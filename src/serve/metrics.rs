@@ -1,18 +1,30 @@
 //! Counters of the edge, and the page that Prometheus reads: names begin with `depsync_`.
+//!
+//! `docs/metrics.md` lists every family with its type, labels and meaning; a test compares the two. A
+//! family is on the page even while it has no sample.
 
 use std::{
-    fmt::Write,
+    fmt::{Display, Write},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 use axum::{extract::State, response::IntoResponse};
 use http::{StatusCode, header};
 
-use super::{Edge, error::Answer, health::MAX_LAG};
+use super::{
+    Edge,
+    diagnosis::{Level, MAX_LAG},
+    error::Answer,
+};
 use crate::{
+    bus::{
+        Follower,
+        roster::{BOUNDS, Reach},
+    },
     model::{FeedName, Network, Traffic},
     store::Built,
 };
@@ -86,31 +98,128 @@ impl Metrics {
     }
 }
 
+const NEVER: &str = "writing to a string never fails";
+
 /// The page's text.
 struct Page(String);
 
 impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str, samples: &[(String, u64)]) {
-        let mut write = || {
-            writeln!(self.0, "# HELP depsync_{name} {help}\n# TYPE depsync_{name} {kind}")?;
-            samples
-                .iter()
-                .try_for_each(|(labels, value)| writeln!(self.0, "depsync_{name}{labels} {value}"))
-        };
-        write().expect("writing to a string never fails");
+    fn family<V: Display>(&mut self, name: &str, kind: &str, help: &str, samples: &[(String, V)]) {
+        self.head(name, kind, help);
+        for (labels, value) in samples {
+            self.line(&format!("{name}{labels}"), value);
+        }
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        writeln!(self.0, "# HELP depsync_{name} {help}\n# TYPE depsync_{name} {kind}")
+            .expect(NEVER);
+    }
+
+    fn line(&mut self, sample: &str, value: impl Display) {
+        writeln!(self.0, "depsync_{sample} {value}").expect(NEVER);
     }
 }
 
 /// `GET /metrics`
 pub(super) async fn show(State(edge): State<Arc<Edge>>) -> Answer {
     let mut page = Page(String::new());
+    of_the_node(&mut page, &edge);
     of_the_edge(&mut page, &edge.metrics);
     of_the_limits(&mut page, &edge);
     of_the_feeds(&mut page, &edge);
+    of_the_fleet(&mut page, &edge);
+    of_arrivals(&mut page, &edge);
+    of_the_upstream(&mut page, &edge);
     of_the_repositories(&mut page, &edge);
     of_the_stores(&mut page, &edge);
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     Ok((kind, page.0).into_response())
+}
+
+fn of_the_node(page: &mut Page, edge: &Edge) {
+    let build = format!(
+        "{{version=\"{}\",label=\"{}\"}}",
+        env!("CARGO_PKG_VERSION"),
+        escaped(edge.label.as_str())
+    );
+    page.family("build_info", "gauge", "Always 1: which version runs here.", &[(build, 1)]);
+    let faults = edge.faults();
+    let levels =
+        [(Level::Critical, "critical"), (Level::Fault, "fault"), (Level::Notice, "notice")];
+    let count = |level| faults.iter().filter(|fault| fault.level == level).count();
+    let rows = levels.map(|(level, name)| (format!("{{level=\"{name}\"}}"), count(level)));
+    page.family("faults", "gauge", "What is wrong now, as the health page has it.", &rows);
+}
+
+/// Labels are quoted.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// Each node that follows a feed here: whether it is there, how far behind, whether clients reach it.
+fn of_the_fleet(page: &mut Page, edge: &Edge) {
+    let now = Instant::now();
+    let (mut up, mut lag, mut reached) = (Vec::new(), Vec::new(), Vec::new());
+    for feed in edge.feeds() {
+        for follower in feed.desk.followers() {
+            let labels = labels_of(feed.desk.feed.as_str(), &follower);
+            up.push((labels.clone(), u8::from(follower.is_live(now))));
+            lag.push((labels.clone(), follower.lag(now).as_secs_f64()));
+            reached.push((labels, u8::from(follower.reach == Reach::Reached)));
+        }
+    }
+    page.family("node_up", "gauge", "1 while the node is connected or was heard lately.", &up);
+    page.family(
+        "node_lag_seconds",
+        "gauge",
+        "How long the node has lacked what it should have.",
+        &lag,
+    );
+    page.family("node_reached", "gauge", "1 while its address was seen to lead to it.", &reached);
+}
+
+fn labels_of(feed: &str, follower: &Follower) -> String {
+    let hello = &follower.hello;
+    let region = hello.region.as_ref().map_or("", |region| region.as_str());
+    let label = escaped(hello.label.as_str());
+    format!("{{feed=\"{feed}\",node=\"{}\",label=\"{label}\",region=\"{region}\"}}", hello.node)
+}
+
+/// How long versions take to arrive.
+fn of_arrivals(page: &mut Page, edge: &Edge) {
+    let name = "propagation_seconds";
+    page.head(
+        name,
+        "histogram",
+        "From the announcement of a version until a node has verified it.",
+    );
+    for feed in edge.feeds() {
+        let (times, feed) = (feed.desk.arrival_times(), &feed.desk.feed);
+        let mut below = 0;
+        for (bound, within) in BOUNDS.iter().zip(times.within) {
+            below += within;
+            page.line(&format!("{name}_bucket{{feed=\"{feed}\",le=\"{bound}\"}}"), below);
+        }
+        page.line(&format!("{name}_bucket{{feed=\"{feed}\",le=\"+Inf\"}}"), times.count);
+        page.line(&format!("{name}_sum{{feed=\"{feed}\"}}"), times.sum);
+        page.line(&format!("{name}_count{{feed=\"{feed}\"}}"), times.count);
+    }
+}
+
+/// At a region: how long the upstream has been silent, and how far a fetch is.
+fn of_the_upstream(page: &mut Page, edge: &Edge) {
+    let (mut silent, mut left) = (Vec::new(), Vec::new());
+    for feed in edge.feeds() {
+        let labels = || format!("{{feed=\"{}\"}}", feed.desk.feed);
+        let state = feed.desk.state.borrow();
+        let heard = state.heartbeat.filter(|_| !state.primary);
+        silent.extend(heard.map(|heard| (labels(), heard.elapsed().as_secs_f64())));
+        let fetch = *feed.desk.progress.borrow();
+        left.extend(fetch.map(|it| (labels(), it.total.saturating_sub(it.done))));
+    }
+    page.family("upstream_silent_seconds", "gauge", "Since the upstream was last heard.", &silent);
+    page.family("fetch_left_bytes", "gauge", "What the fetch under way still has to bring.", &left);
 }
 
 fn of_the_edge(page: &mut Page, metrics: &Metrics) {
@@ -180,12 +289,12 @@ fn of_the_limits(page: &mut Page, edge: &Edge) {
 }
 
 fn of_the_feeds(page: &mut Page, edge: &Edge) {
-    let mut rows: [Vec<(String, u64)>; 8] = Default::default();
+    let mut rows: [Vec<(String, u64)>; 9] = Default::default();
     for feed in edge.feeds() {
         let (desk, state) = (&feed.desk, feed.desk.state.borrow());
         let labels = || format!("{{feed=\"{}\"}}", desk.feed);
         let head = desk.head();
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         let followers = desk.followers();
         let behind =
             followers.iter().filter(|f| f.is_live(now) && f.behind_since.is_some()).count();
@@ -199,6 +308,7 @@ fn of_the_feeds(page: &mut Page, edge: &Edge) {
             live as u64,
             behind as u64,
             desk.stale(MAX_LAG).len() as u64,
+            desk.hooks.borrow().len() as u64,
         ];
         rows.iter_mut().zip(figures).for_each(|(rows, figure)| rows.push((labels(), figure)));
     }
@@ -211,6 +321,7 @@ fn of_the_feeds(page: &mut Page, edge: &Edge) {
         ("feed_followers", "Live nodes that mirror the feed from here."),
         ("feed_followers_behind", "Of these, nodes that lack the newest version."),
         ("feed_regions_stale", "Regions that are not heard, or have been behind for a minute."),
+        ("feed_hooks_failing", "Hooks that are refused, fail or are to be run again."),
     ];
     for ((name, help), rows) in families.into_iter().zip(rows) {
         page.family(name, "gauge", help, &rows);

@@ -12,12 +12,15 @@ mod bandwidth;
 mod blocking;
 mod cache;
 mod connection;
+mod console;
 mod control;
+mod diagnosis;
 mod disposition;
 mod document;
 mod download;
 mod edge;
 mod error;
+mod events;
 mod failures;
 mod feeds;
 mod fleet;
@@ -32,12 +35,15 @@ mod lfs;
 mod listing;
 mod metrics;
 mod need;
+mod node;
 mod nodes;
 mod objects;
+mod openapi;
 mod orders;
 mod packs;
 mod page;
 mod passes;
+mod propagation;
 #[doc(hidden)]
 pub mod range;
 mod redirect;
@@ -89,12 +95,14 @@ pub async fn run(
     edge: Arc<Edge>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let (throttle, timetable) = (edge.throttle.clone(), Arc::clone(&edge));
+    let (throttle, timetable, health) =
+        (edge.throttle.clone(), Arc::clone(&edge), Arc::clone(&edge));
     let front = Front::new(&edge, stop.clone());
     tokio::select! {
         served = connection::serve(listener, tls, front, stop) => served,
         () = throttle.pace() => unreachable!("pacing never ends by itself"),
         () = timetable.follow_timetable() => unreachable!("the timetable never ends by itself"),
+        () = health.look_after() => unreachable!("looking never ends by itself"),
     }
 }
 
@@ -114,6 +122,11 @@ fn routes(edge: &Arc<Edge>, stop: CancellationToken) -> Router {
     Router::new()
         .merge(feed_routes())
         .merge(git_routes())
+        .route("/", get(console::page))
+        .route("/console/{file}", get(console::file))
+        .route("/v1/openapi.json", get(openapi::show))
+        .route("/v1/node", get(node::show))
+        .route("/v1/events", events_route(stop.clone()))
         .route("/v1/feeds/{feed}/follow", follow_route(edge, stop))
         .route("/v1/feeds", get(feeds::list))
         .route("/v1/nodes", get(nodes::list))
@@ -170,6 +183,7 @@ fn feed_routes() -> Routes {
         ("/resume", post(fleet::resume)),
         ("/promote", post(fleet::promote)),
         ("/demote", post(fleet::demote)),
+        ("/propagation", get(propagation::list)),
         ("/upkeep", get(upkeep::show)),
         ("/gc", post(upkeep::gc)),
         ("/fsck", post(upkeep::fsck)),
@@ -193,6 +207,13 @@ fn git_routes() -> Routes {
         .route("/git/{repository}/info/lfs/objects/{id}", get(lfs::object))
         .route("/git/{repository}/info/lfs/locks", any(lfs::locks))
         .route("/git/{repository}/info/lfs/locks/{*below}", any(lfs::locks))
+}
+
+/// What consoles hear; their connections end at `stop`.
+fn events_route(stop: CancellationToken) -> MethodRouter<Arc<Edge>> {
+    get(async move |State(edge): State<Arc<Edge>>, Extension(caller): Extension<Caller>| {
+        events::follow(edge, caller, stop.clone()).await
+    })
 }
 
 /// The `WebSocket`s of followers. One that asks for a feed that is not here hears so in a frame.

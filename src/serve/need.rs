@@ -11,6 +11,10 @@ use crate::model::Need;
 /// A pattern of paths (`{x}`: one segment; `{*x}`: the rest, perhaps none), what reading it needs, and
 /// what anything else needs.
 pub(super) const ROUTES: &[(&str, Need, Need)] = &[
+    // The console's page holds no data: what it shows it asks for with its user's token.
+    ("/", Need::Nothing, Need::Admin),
+    ("/console/{file}", Need::Nothing, Need::Admin),
+    ("/v1/openapi.json", Need::Nothing, Need::Admin),
     ("/livez", Need::Nothing, Need::Admin),
     ("/readyz", Need::Nothing, Need::Admin),
     ("/healthz", Need::Read, Need::Admin),
@@ -24,11 +28,13 @@ pub(super) const ROUTES: &[(&str, Need, Need)] = &[
     ("/v1/feeds/{feed}/log", Need::Read, Need::Admin),
     ("/v1/feeds/{feed}/diff/{range}", Need::Read, Need::Admin),
     ("/v1/feeds/{feed}/held", Need::Read, Need::Admin),
+    ("/v1/feeds/{feed}/propagation", Need::Read, Need::Admin),
     ("/v1/feeds/{feed}/upkeep", Need::Read, Need::Admin),
     ("/v1/feeds/{feed}/wait", Need::Read, Need::Admin),
     ("/v1/feeds/{feed}/follow", Need::Mirror, Need::Admin),
     ("/v1/feeds/{feed}/packs/{range}", Need::Mirror, Need::Admin),
     ("/v1/feeds/{feed}/objects/{*id}", Need::Mirror, Need::Admin),
+    ("/v1/node", Need::Read, Need::Admin),
     ("/v1/nodes", Need::Read, Need::Admin),
     ("/v1/nodes/{id}", Need::Read, Need::Admin),
     ("/v1/regions", Need::Read, Need::Admin),
@@ -64,7 +70,7 @@ fn command_of(path: &str) -> Option<&str> {
 }
 
 fn matches(pattern: &str, path: &str) -> bool {
-    let path = path.strip_suffix('/').unwrap_or(path);
+    let (pattern, path) = (without_slash(pattern), without_slash(path));
     let mut segments = path.split('/');
     for wanted in pattern.split('/') {
         if wanted.starts_with("{*") {
@@ -77,6 +83,10 @@ fn matches(pattern: &str, path: &str) -> bool {
         }
     }
     segments.next().is_none()
+}
+
+fn without_slash(path: &str) -> &str {
+    path.strip_suffix('/').unwrap_or(path)
 }
 
 /// The feed that a request is about; none where it is about the whole node.
@@ -97,6 +107,9 @@ mod tests {
     fn a_request_needs_what_its_route_says() {
         let (get, put, post) = (Method::GET, Method::PUT, Method::POST);
         for (method, path, expected, feed) in [
+            (&get, "/", Some(Need::Nothing), None),
+            (&get, "/console/app.js", Some(Need::Nothing), None),
+            (&get, "/console/a/b", None, None),
             (&get, "/livez", Some(Need::Nothing), None),
             (&get, "/v1/feeds", Some(Need::Read), None),
             (&get, "/v1/feeds/", Some(Need::Read), None),

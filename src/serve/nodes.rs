@@ -39,7 +39,11 @@ struct Row {
 
 /// `GET /v1/nodes`: every node that follows a feed here, also through relays; and who was turned away.
 pub(super) async fn list(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
-    let page = Page::of(&parts.uri)?;
+    Ok(Json(all(&edge, &Page::of(&parts.uri)?)).into_response())
+}
+
+/// A page of the nodes.
+pub(super) fn all(edge: &Edge, page: &Page) -> Value {
     let now = Instant::now();
     let mut rows: BTreeMap<NodeId, Row> = BTreeMap::new();
     for feed in edge.feeds() {
@@ -72,7 +76,7 @@ pub(super) async fn list(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer 
             })
         })
         .collect();
-    Ok(Json(answer).into_response())
+    answer
 }
 
 fn node_of(follower: &Follower) -> Value {
@@ -133,7 +137,7 @@ fn feed_of(feed: &Feed, follower: &Follower, now: Instant) -> Value {
         "waits": follower.waits,
         "lag_ms": follower.lag(now).as_millis(),
         "verified_at": follower.verified_at.and_then(|at| {
-            crate::sys::now().checked_sub(now.saturating_duration_since(at)).and_then(super::feeds::moment)
+            crate::sys::now().checked_sub(now.saturating_duration_since(at)).and_then(feeds::tenth)
         }),
         "took_ms": ack.map(|ack| ack.took_ms),
         "progress": follower.progress.map(feeds::progress),
@@ -171,14 +175,18 @@ pub(super) async fn forget(State(edge): State<Arc<Edge>>, parts: Parts) -> Answe
 
 /// `GET /v1/regions`: the region table, and who serves each region.
 pub(super) async fn regions(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
-    let page = Page::of(&parts.uri)?;
+    Ok(Json(all_regions(&edge, &Page::of(&parts.uri)?)).into_response())
+}
+
+/// A page of the regions.
+pub(super) fn all_regions(edge: &Edge, page: &Page) -> Value {
     let table = edge.regions();
     let text = |member: &Member| match member {
         Member::Range(range) => range.to_string(),
         Member::Group(group) => group.clone(),
     };
     let shown = |name: &RegionName, listed: bool| {
-        let (nodes, barred) = served_by(&edge, name);
+        let (nodes, barred) = served_by(edge, name);
         json!({ "name": name, "listed": listed, "nodes": nodes, "barred": barred })
     };
     let listed = table.regions().iter().map(|region| {
@@ -190,11 +198,10 @@ pub(super) async fn regions(State(edge): State<Arc<Edge>>, parts: Parts) -> Answ
     });
     // A region that registered without an entry mirrors, and no client is led to it.
     let unlisted: Vec<RegionName> =
-        named(&edge).into_iter().filter(|name| !table.has(name)).collect();
+        named(edge).into_iter().filter(|name| !table.has(name)).collect();
     let unlisted = unlisted.iter().map(|name| shown(name, false));
     let all = listed.chain(unlisted).collect();
-    let paged = page.cut(all, |region| region["name"].as_str().unwrap_or_default().to_owned());
-    Ok(Json(paged.json("regions")).into_response())
+    page.cut(all, |region| region["name"].as_str().unwrap_or_default().to_owned()).json("regions")
 }
 
 /// Who serves a region, feed by feed, or what keeps its node from it.

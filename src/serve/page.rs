@@ -37,6 +37,11 @@ impl Page {
         Ok(page)
     }
 
+    /// The first page, and as much as fits.
+    pub(super) fn largest() -> Self {
+        Page { limit: Some(MAX_LIMIT), after: None }
+    }
+
     /// How many items at most.
     pub(super) fn limit(&self) -> usize {
         self.limit.unwrap_or(DEFAULT_LIMIT)

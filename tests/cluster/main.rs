@@ -26,6 +26,7 @@ mod fleet;
 mod fleet_faults;
 mod history;
 mod hooks;
+mod logs;
 mod mirror;
 mod nats;
 mod oracle;

@@ -250,8 +250,8 @@ mod tests {
         joins(&mut middle, now, "leaf", &["webapps/**"]);
         joins(&mut relay, now, "middle", &[]);
         joins(&mut hub, now, "relay", &[]);
-        relay.reported(&id("middle"), middle.reports(now, &id("middle"), &[]));
-        hub.reported(&id("relay"), relay.reports(now, &id("relay"), &[]));
+        relay.reported(now, &id("middle"), middle.reports(now, &id("middle"), &[]));
+        hub.reported(now, &id("relay"), relay.reports(now, &id("relay"), &[]));
         let all = |bar| [("leaf".to_owned(), bar), ("middle".into(), None), ("relay".into(), None)];
         assert_eq!(chain(&hub, now, "in-leaf"), all(None));
         assert_eq!(chain(&hub, now, "in-relay"), [("relay".to_owned(), None)]);
@@ -261,13 +261,13 @@ mod tests {
         assert_eq!(hub.site(now, &id("leaf"), &[]).unwrap().url, "http://leaf");
 
         let paused = [Target::Node(id("leaf"))];
-        relay.reported(&id("middle"), middle.reports(now, &id("middle"), &paused));
-        hub.reported(&id("relay"), relay.reports(now, &id("relay"), &[]));
+        relay.reported(now, &id("middle"), middle.reports(now, &id("middle"), &paused));
+        hub.reported(now, &id("relay"), relay.reports(now, &id("relay"), &[]));
         assert_eq!(chain(&hub, now, "in-leaf"), all(Some(Bar::Paused)));
         middle.gone(&id("leaf"), 1);
         let later = now + Duration::from_secs(30);
-        relay.reported(&id("middle"), middle.reports(later, &id("middle"), &[]));
-        hub.reported(&id("relay"), relay.reports(now, &id("relay"), &[]));
+        relay.reported(now, &id("middle"), middle.reports(later, &id("middle"), &[]));
+        hub.reported(now, &id("relay"), relay.reports(now, &id("relay"), &[]));
         assert_eq!(chain(&hub, now, "in-leaf"), all(Some(Bar::Away)));
         hub.gone(&id("relay"), 1);
         assert!(chain(&hub, now, "in-leaf").iter().all(|(_, bar)| *bar == Some(Bar::Away)));

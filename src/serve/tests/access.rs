@@ -26,6 +26,7 @@ fn table() -> Vec<Row> {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         let pattern = cells[1].trim_matches('`').to_owned();
         let path = [("{feed}", "apps"), ("{path}", "a"), ("{commit}", &"0".repeat(40))];
+        let path = path.into_iter().chain([("{file}", "app.js")]).collect::<Vec<_>>();
         let path =
             path.iter().fold(pattern.clone(), |path, (name, value)| path.replace(name, value));
         let path = path.replace("{range}", "0..1").replace("{sha256}", &"0".repeat(64));

@@ -4,8 +4,10 @@ mod access;
 mod bandwidth;
 mod control;
 mod downloads;
+mod openapi;
 mod replication;
 mod stock;
+mod telemetry;
 mod uploads;
 
 use std::{
@@ -145,7 +147,10 @@ impl World {
         let here: SocketAddr = "127.0.0.1:55555".parse().unwrap();
         request.extensions_mut().get_or_insert(Peer(here));
         let router = super::router(&self.edge, CancellationToken::new());
-        router.oneshot(request).await.unwrap()
+        let asked = (request.method().to_string(), request.uri().clone());
+        let answer = router.oneshot(request).await.unwrap();
+        openapi::check(&asked, &answer);
+        answer
     }
 
     /// A `GET` below `/v1/feeds/apps/` with these headers.

@@ -1,0 +1,31 @@
+// What is wrong now, since when, and what to do.
+
+import { ago, badge, h } from "./dom.js";
+
+export const title = () => "Problems";
+
+const WORDS = { critical: ["bad", "not served"], fault: ["busy", "needs you"], notice: ["off", "notice"] };
+
+export function view(state) {
+  if (!state.faults.length) {
+    return h("div.well", null, h("p.big", null, "Nothing is wrong."),
+      h("p", null, "Every feed is served, every region has what it should have, and nothing waits for anybody."));
+  }
+  return h("ul.problems", null, state.faults.map(card));
+}
+
+function card(fault) {
+  const [kind, word] = WORDS[fault.level];
+  const key = [fault.kind, fault.feed, fault.subject].join("|");
+  return h("li.card", { key, class: kind, "data-kind": fault.kind },
+    h("div.title", null, badge(kind, word),
+      fault.feed && h("a", { href: `#/feeds/${encodeURIComponent(fault.feed)}` }, fault.feed),
+      h("span.grow"), h("span.quiet", null, "since ", ago(fault.since))),
+    h("p.what", null, fault.fault),
+    h("p.advice", null, advice(fault.advice)));
+}
+
+/** What stands between backquotes is a command. */
+function advice(text) {
+  return text.split("`").map((part, at) => (at % 2 ? h("code", null, part) : part));
+}

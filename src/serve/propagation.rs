@@ -1,0 +1,41 @@
+//! `GET /v1/feeds/{feed}/propagation`: how long versions took to arrive at the nodes, newest first.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use axum::{Json, extract::State, response::IntoResponse};
+use http::request::Parts;
+use serde_json::{Value, json};
+
+use super::{Edge, edge::Feed, error::Answer, feeds::tenth, page::Page};
+use crate::{bus::roster::Arrival, sys};
+
+/// The last arrivals, as far back as they are remembered.
+pub(super) async fn list(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
+    let (feed, _) = edge.below(&parts.uri)?;
+    let limit = Page::of(&parts.uri)?.limit();
+    Ok(Json(arrivals(feed, limit)).into_response())
+}
+
+/// So many of a feed's arrivals, and what all of them took on average.
+pub(super) fn arrivals(feed: &Feed, limit: usize) -> Value {
+    let (now, today) = (Instant::now(), sys::now());
+    let arrivals: Vec<Value> =
+        feed.desk.arrivals(limit).iter().map(|arrival| shown(arrival, now, today)).collect();
+    let times = feed.desk.arrival_times();
+    json!({
+        "feed": feed.desk.feed, "arrivals": arrivals, "count": times.count,
+        "sum_ms": times.sum * 1e3,
+    })
+}
+
+fn shown(arrival: &Arrival, now: Instant, today: SystemTime) -> Value {
+    let Arrival { head, node, label, region, announced, took } = arrival;
+    let at = today.checked_sub(now.saturating_duration_since(*announced)).and_then(tenth);
+    json!({
+        "node": node, "label": label, "region": region, "commit": head.commit, "seq": head.seq,
+        "announced": at, "took_ms": took.as_secs_f64() * 1e3,
+    })
+}
