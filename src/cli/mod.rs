@@ -15,6 +15,7 @@ mod download_tests;
 mod fleet;
 mod get;
 mod history;
+mod import;
 mod import_bar;
 mod key;
 mod orders;
@@ -50,6 +51,8 @@ enum Command {
     Run(serve::RunArgs),
     /// Read a configuration file and say what is wrong with it; changes nothing
     Check(check::CheckArgs),
+    /// Print a configuration file made from those of what was used before
+    Import(import::ImportArgs),
     /// Show it: a primary and two regions on this machine, with real artifacts
     Demo(demo::DemoArgs),
     /// Show the feeds of a node, what waits in them, and who mirrors them
@@ -121,6 +124,7 @@ impl Command {
             Command::Region(args) => args.run()?,
             Command::Run(args) => args.run()?,
             Command::Check(args) => args.run()?,
+            Command::Import(args) => args.run()?,
             Command::Demo(args) => args.run()?,
             Command::Status(args) => args.status()?,
             Command::Nodes(args) => args.nodes()?,

@@ -92,6 +92,12 @@ impl Error {
     /// The exit code of a daemon that was given such a configuration.
     pub const EXIT_CODE: u8 = 78;
 
+    /// Lines that stand for themselves.
+    pub(super) fn of(lines: impl IntoIterator<Item = String>) -> Self {
+        let lines = lines.into_iter().map(|line| line.replace('\n', " "));
+        Self { lines: lines.collect() }
+    }
+
     pub(super) fn new(source: &Source<'_>, faults: &[Fault]) -> Self {
         let mut ordered: Vec<&Fault> = faults.iter().collect();
         ordered.sort_by_key(|fault| fault.at.as_ref().map_or(usize::MAX, |at| at.start));

@@ -6,11 +6,15 @@
 //! Nothing here changes anything; what may be read again while the daemon runs is [`Live`].
 
 mod bandwidth;
+mod carbon_xml;
 mod check;
 mod convert;
+mod draft;
 mod duration;
 mod fault;
 mod file;
+pub mod import;
+mod nodes_list;
 mod place;
 pub mod region_xml;
 mod rs_xml;

@@ -18,6 +18,14 @@ pub fn default_state_dir() -> PathBuf {
         .join("depsync")
 }
 
+/// A variable of the environment; none when it is empty or no text.
+pub(super) fn variable(name: &str) -> Option<String> {
+    // A name with '=' or NUL is none that could be set.
+    let sound = !name.is_empty() && !name.contains(['=', '\0']);
+    let value = sound.then(|| std::env::var_os(name)).flatten()?;
+    value.into_string().ok().filter(|value| !value.is_empty())
+}
+
 /// The host's name, as `uname` has it.
 #[must_use]
 pub fn host_name() -> String {

@@ -56,12 +56,36 @@ pub fn read(file: &Path) -> Result<RegionTable, Error> {
 
 /// The text of a file of bounded size.
 pub(super) fn read_text(file: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(file)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE {
+    let wrong = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    String::from_utf8(read_bytes(file)?).map_err(wrong)
+}
+
+/// The bytes of a file of bounded size.
+pub(super) fn read_bytes(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is over 32 MiB"));
     }
-    Ok(text)
+    Ok(bytes)
+}
+
+/// The elements of a text that the schema does not have, with their lines; as far as it can be read.
+pub(super) fn unknown(text: &str) -> impl Iterator<Item = (usize, String)> {
+    let mut xml = Reader::from_str(text);
+    std::iter::from_fn(move || {
+        loop {
+            let at = usize::try_from(xml.buffer_position()).unwrap_or(text.len());
+            let name = match xml.read_event().ok()? {
+                Event::Start(tag) | Event::Empty(tag) => tag.name().as_ref().to_owned(),
+                Event::Eof => return None,
+                _ => continue,
+            };
+            if !["Regions", "Region", "IPRange", "ResourceGroup"].contains(&name.as_str()) {
+                return Some((text.get(..at)?.matches('\n').count() + 1, name));
+            }
+        }
+    })
 }
 
 /// Reads the table in `text`; `file` is for messages.

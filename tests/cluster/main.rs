@@ -26,6 +26,7 @@ mod fleet;
 mod fleet_faults;
 mod history;
 mod hooks;
+mod import;
 mod logs;
 mod mirror;
 mod nats;
