@@ -9,7 +9,7 @@ use std::{
     fs::File,
     hash::Hash,
     io::{self, Read, Seek},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Component, Path},
     sync::{LazyLock, Mutex},
     time::SystemTime,
@@ -131,6 +131,27 @@ fn fcntl(file: &File, command: libc::c_int, argument: libc::c_int) -> io::Result
     // no memory of ours.
     let answer = unsafe { libc::fcntl(file.as_raw_fd(), command, argument) };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
+
+/// Makes these durable. Each waits in a thread of its own, so there should not be many: those that
+/// wait at the same time wait for the same write of the file system's journal.
+///
+/// # Errors
+/// What the first `fsync` that fails answers.
+pub fn sync_together(these: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let Some((first, others)) = these.split_first() else { return Ok(()) };
+    std::thread::scope(|scope| {
+        let sync = |fd: BorrowedFd<'_>| Ok::<_, io::Error>(rustix::fs::fsync(fd)?);
+        let others: Vec<_> = others.iter().map(|fd| scope.spawn(move || sync(*fd))).collect();
+        let joined = others
+            .into_iter()
+            .map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let mut done = sync(*first);
+        for other in joined {
+            done = done.and(other);
+        }
+        done
+    })
 }
 
 /// What the type of a file system says about events and times.

@@ -5,6 +5,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Write},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -23,9 +24,8 @@ pub(super) fn sync_file(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("sync", path))
 }
 
-/// Makes files durable together: the disk begins with all of them, so that they share the file
-/// system's journal commit, mostly, and only the first sync waits for it. (A thread for each is no
-/// faster on an idle disk, and waits for a processor on a busy machine.)
+/// Makes files durable together: the disk begins with all of them, and one write of the file
+/// system's journal, for which all wait at the same time, is for all.
 pub(super) fn sync_all(files: &[&Path]) -> Result<()> {
     let open = |path: &&Path| File::open(path).map_err(Error::io("open", path));
     let opened = files.iter().map(open).collect::<Result<Vec<_>>>()?;
@@ -33,8 +33,9 @@ pub(super) fn sync_all(files: &[&Path]) -> Result<()> {
         // Up to its end, whatever its size.
         sys::start_writing(file, 0, 0);
     }
-    let sync = |(file, path): (&File, &&Path)| file.sync_all().map_err(Error::io("sync", path));
-    opened.iter().zip(files).try_for_each(sync)
+    let opened: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
+    let first = files.first().copied().unwrap_or(Path::new(""));
+    sys::sync_together(&opened).map_err(Error::io("sync", first))
 }
 
 /// Makes a folder with its parents; the new names are durable.
@@ -112,12 +113,17 @@ pub(super) fn replace_by(path: &Path, bytes: &[u8], synced: &Path) -> Result<()>
         // A file system that cannot: it is written once more.
         Err(_) => return replace(path, bytes),
     }
+    let before = File::open(path);
     if let Err(error) = fs::rename(&lock, path) {
         // Best effort: the next start sweeps what stays.
         let _ = fs::remove_file(&lock);
         return Err(Error::io("replace", path)(error));
     }
-    path.parent().map_or(Ok(()), sync_folder)
+    std::thread::scope(|scope| {
+        // What was there is freed when it is closed, which takes as long as a sync does.
+        scope.spawn(move || drop(before));
+        path.parent().map_or(Ok(()), sync_folder)
+    })
 }
 
 /// Moves a finished file (already synced) to its final name. The folder is not synced.
