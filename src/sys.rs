@@ -159,8 +159,9 @@ pub fn sync_together(these: &[BorrowedFd<'_>]) -> io::Result<()> {
 pub struct FileSystem {
     /// Others may change it without an event reaching us: it must be polled.
     pub network: bool,
-    /// Keeps times in steps of up to 2 s, so that equal times prove nothing for that long.
-    pub coarse_times: bool,
+    /// Of the FAT family: times in steps of up to 2 s, so that equal times prove nothing for that
+    /// long; no modes of its own; and names that differ only in case are one.
+    pub fat: bool,
     /// Its name, `local` for those that need no care.
     pub name: &'static str,
 }
@@ -179,12 +180,12 @@ const FILE_SYSTEMS: [(u64, FileSystem); 13] = [
     (0x7375_7245, network("coda")),
     (0x0116_1970, network("gfs2")),
     (0x7461_636f, network("ocfs2")),
-    (0x4d44, FileSystem { network: false, coarse_times: true, name: "vfat" }),
-    (0x2011_bab0, FileSystem { network: false, coarse_times: true, name: "exfat" }),
+    (0x4d44, FileSystem { network: false, fat: true, name: "vfat" }),
+    (0x2011_bab0, FileSystem { network: false, fat: true, name: "exfat" }),
 ];
 
 const fn network(name: &'static str) -> FileSystem {
-    FileSystem { network: true, coarse_times: false, name }
+    FileSystem { network: true, fat: false, name }
 }
 
 /// The kind of file system that an open file lies on.
@@ -197,7 +198,7 @@ pub fn file_system(fd: impl AsFd) -> io::Result<FileSystem> {
     #[expect(clippy::cast_sign_loss, reason = "only the low 32 bits count")]
     let magic = stat.f_type as u64 & 0xffff_ffff;
     let known = FILE_SYSTEMS.iter().find(|(number, _)| *number == magic).map(|(_, kind)| *kind);
-    Ok(known.unwrap_or(FileSystem { network: false, coarse_times: false, name: "local" }))
+    Ok(known.unwrap_or(FileSystem { network: false, fat: false, name: "local" }))
 }
 
 /// Room on a file system, in bytes.

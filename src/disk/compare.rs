@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Contents, FileKind, Holds, Keep, Result, Root, Source, Stat, is_temporary};
-use crate::model::{Entry, Kind, RelPath};
+use crate::model::{Entry, Kind, Mtime, RelPath};
 
 /// Bytes compared at a time.
 const BLOCK: usize = 128 << 10;
@@ -57,7 +57,7 @@ pub fn verify(
     if !is_kind(&stat, &entry.kind) {
         return Ok(Some(Mismatch::Type));
     }
-    if let Some(mismatch) = metadata_differs(&stat, entry, *keep) {
+    if let Some(mismatch) = drifted(root, &stat, entry, *keep) {
         return Ok(Some(mismatch));
     }
     let equal = same_content(root, path, &stat, entry, source);
@@ -76,7 +76,7 @@ pub fn verify_metadata(
     keep: &Keep,
 ) -> Result<Option<Mismatch>> {
     let Some(stat) = root.stat(path)? else { return Ok(Some(Mismatch::Missing)) };
-    let differs = || metadata_differs(&stat, entry, *keep);
+    let differs = || drifted(root, &stat, entry, *keep);
     Ok(if is_kind(&stat, &entry.kind) { differs() } else { Some(Mismatch::Type) })
 }
 
@@ -101,18 +101,36 @@ pub(super) fn is_kind(stat: &Stat, kind: &Kind) -> bool {
 
 /// What `stat` shows to be other than the entry's metadata. A link has no mode and no time of ours.
 pub(super) fn metadata_differs(stat: &Stat, entry: &Entry, keep: Keep) -> Option<Mismatch> {
-    let same_mode = match (entry.meta.mode.filter(|_| keep.mode), entry.kind) {
+    match () {
+        () if !is_mode(stat, entry, keep) => Some(Mismatch::Mode),
+        () if recorded_time(entry, keep).is_some_and(|time| time != stat.mtime) => {
+            Some(Mismatch::Mtime)
+        }
+        () => None,
+    }
+}
+
+/// As [`metadata_differs`], but for what the file system could not keep when it was set.
+fn drifted(root: &Root, stat: &Stat, entry: &Entry, keep: Keep) -> Option<Mismatch> {
+    let is_kept = |time| root.keeps_time_as(time, stat.mtime);
+    match () {
+        () if root.keeps_modes() && !is_mode(stat, entry, keep) => Some(Mismatch::Mode),
+        () if !recorded_time(entry, keep).is_none_or(is_kept) => Some(Mismatch::Mtime),
+        () => None,
+    }
+}
+
+fn is_mode(stat: &Stat, entry: &Entry, keep: Keep) -> bool {
+    match (entry.meta.mode.filter(|_| keep.mode), entry.kind) {
         (_, Kind::Symlink { .. }) | (None, Kind::Dir) => true,
         (Some(mode), _) => mode & 0o7777 == stat.mode,
         (None, Kind::File { executable, .. }) => executable == (stat.mode & 0o100 != 0),
-    };
-    let is_file = matches!(entry.kind, Kind::File { .. });
-    let mtime = entry.meta.mtime.filter(|_| keep.mtime && is_file);
-    match () {
-        () if !same_mode => Some(Mismatch::Mode),
-        () if mtime.is_some_and(|mtime| mtime != stat.mtime) => Some(Mismatch::Mtime),
-        () => None,
     }
+}
+
+fn recorded_time(entry: &Entry, keep: Keep) -> Option<Mtime> {
+    let is_file = matches!(entry.kind, Kind::File { .. });
+    entry.meta.mtime.filter(|_| keep.mtime && is_file)
 }
 
 /// Whether an entry of the same type, whose stat is known, has the same bytes.

@@ -15,6 +15,7 @@ use rustix::fs::Mode;
 use super::{
     FileKind, Placing, metadata,
     stage::{Batch, Op, Pulse},
+    tree,
 };
 use crate::{
     model::{Change, Entry, Kind, Meta, RelPath},
@@ -159,6 +160,10 @@ impl<'a> Folders<'a> {
             Folder::There => {
                 let there = self.p.root.stat(path).map_err(io::Error::other)?;
                 if there.is_some_and(|stat| stat.kind == FileKind::Dir) {
+                    if self.p.root.folds_case() {
+                        let parent = self.p.root.folder(&parent)?;
+                        tree::expect_exact_name(parent.as_fd(), path.name())?;
+                    }
                     let folder = self.p.root.folder(path)?;
                     self.note_file_system(folder.as_fd())?;
                     return Ok(Folder::There);

@@ -18,7 +18,7 @@ use super::{
     Error, FileKind, FileSystem, Keep, Result, Stat, TEMPORARY, Upload, is_gone, metadata,
 };
 use crate::{
-    model::{Meta, RelPath},
+    model::{Meta, Mtime, RelPath},
     sys,
 };
 
@@ -38,6 +38,8 @@ pub struct Root {
     path: PathBuf,
     /// How hard `statx` tries: only a network file system is asked for fresh answers.
     sync: AtFlags,
+    /// It lies on a file system of the FAT family.
+    fat: bool,
 }
 
 /// The directory of a feed, which may be replaced while it is in use: whoever asks gets the one that
@@ -65,6 +67,9 @@ impl CurrentRoot {
 /// Bytes for names that one `getdents` call fills: some hundred names.
 const NAMES_BUFFER: usize = 32 << 10;
 
+/// The steps of modification times on FAT, in seconds.
+const FAT_STEP: u64 = 2;
+
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
 impl Root {
@@ -77,9 +82,9 @@ impl Root {
         let absolute = std::path::absolute(path).map_err(failed)?;
         let fd = rustix::fs::open(&absolute, FOLDER | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| failed(error.into()))?;
-        let network = sys::file_system(&fd).map_err(failed)?.network;
+        let FileSystem { network, fat, .. } = sys::file_system(&fd).map_err(failed)?;
         let sync = if network { AtFlags::empty() } else { AtFlags::STATX_DONT_SYNC };
-        Ok(Root { fd, path: absolute, sync })
+        Ok(Root { fd, path: absolute, sync, fat })
     }
 
     /// One daemon for a deployment directory: a kernel lock on the directory itself, held while the
@@ -98,6 +103,25 @@ impl Root {
     /// The absolute path that it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether a mode that was set can be read back.
+    pub(super) fn keeps_modes(&self) -> bool {
+        !self.fat
+    }
+
+    /// Whether names that differ only in case may be one.
+    pub(super) fn folds_case(&self) -> bool {
+        self.fat
+    }
+
+    /// Whether a file that was given one modification time may well show the other here: some file
+    /// systems keep whole seconds only, or every other one.
+    #[must_use]
+    pub fn keeps_time_as(&self, given: Mtime, shown: Mtime) -> bool {
+        let whole = shown.nanos == 0 && shown.secs == given.secs;
+        let step = self.fat && shown.secs.abs_diff(given.secs) <= FAT_STEP;
+        given == shown || whole || step
     }
 
     /// Identity of what was opened.

@@ -206,7 +206,7 @@ impl Session<'_, '_> {
         };
         let mtime = entry.meta.mtime.filter(|_| keep.mtime && kind == FileKind::File);
         let cached = cache.get(path.name()).filter(|cached| cached.blob == blob);
-        let grain = grain(self.file_system.coarse_times, stat);
+        let grain = grain(self.file_system.fat, stat);
         stat.kind == kind
             && same_mode
             && mtime.is_none_or(|mtime| mtime == stat.mtime)

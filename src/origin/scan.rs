@@ -235,7 +235,7 @@ impl Session<'_, '_> {
         let same_mode = before.meta.mode.is_none_or(|mode| mode == stat.mode);
         same_kind
             && same_mode
-            && cached.counts_for(&fingerprint(stat), grain(self.file_system.coarse_times, stat))
+            && cached.counts_for(&fingerprint(stat), grain(self.file_system.fat, stat))
     }
 }
 

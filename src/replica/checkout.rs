@@ -226,7 +226,8 @@ impl Checkout {
                 Kind::Symlink { .. } => stat.kind == FileKind::Symlink,
                 Kind::File { .. } => {
                     let recorded = entry.meta.mtime.filter(|_| self.keep.mtime);
-                    stat.kind == FileKind::File && recorded.is_none_or(|mtime| mtime == stat.mtime)
+                    stat.kind == FileKind::File
+                        && recorded.is_none_or(|mtime| self.root.keeps_time_as(mtime, stat.mtime))
                 }
             },
         };

@@ -38,7 +38,7 @@ const MAX_NOTICED: usize = 4_096;
 /// How long it must be quiet before it is looked, and how long that is put off at most.
 const QUIET: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How often everything is looked at, by size and time.
+/// How often everything is looked at, by type, mode and time.
 const SCAN: Duration = Duration::from_secs(600);
 /// So many repairs of a path within this time, and it is only told of.
 const REPAIRS: usize = 3;

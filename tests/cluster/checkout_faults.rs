@@ -138,7 +138,7 @@ fn names_that_a_file_system_cannot_tell_apart_are_named_and_nothing_flaps() {
     fs::write(hub.dir.join("Readme"), "the one").unwrap();
     let mkfs = ["/usr/sbin/mkfs.vfat"];
     let options = "loop,quiet,fmask=0133,iocharset=ascii";
-    let Some((eu, _mount)) = region_on(&world, &hub, &mkfs, 16, options) else { return };
+    let Some((mut eu, _mount)) = region_on(&world, &hub, &mkfs, 16, options) else { return };
     let text = |name: &str| fs::read_to_string(eu.dir.join(name)).unwrap_or_default();
     eventually("the first one is there", || match text("Readme") {
         text if text == "the one" => Ok(()),
@@ -152,8 +152,54 @@ fn names_that_a_file_system_cannot_tell_apart_are_named_and_nothing_flaps() {
         if said && text("more") == "goes on" { Ok(()) } else { Err(feed) }
     });
     assert_eq!(text("Readme"), "the one");
-    let aside = contents(&eu.state.join("feeds/default/aside"));
-    assert!(aside.is_empty(), "one of the feed's own files went aside: {aside:?}");
+
+    // A folder's twin: what it holds must not get into the other.
+    fs::create_dir(hub.dir.join("Conf")).unwrap();
+    fs::write(hub.dir.join("Conf/same.xml"), "of Conf").unwrap();
+    eventually("the first folder", || match text("Conf/same.xml") {
+        text if text == "of Conf" => Ok(()),
+        text => Err(text),
+    });
+    fs::create_dir(hub.dir.join("CONF")).unwrap();
+    fs::write(hub.dir.join("CONF/same.xml"), "of CONF").unwrap();
+    fs::write(hub.dir.join("CONF/other.xml"), "of CONF").unwrap();
+    eventually("the twin of the folder is named", || {
+        let feed = eu.get("/v1/feeds/default").to_string();
+        if feed.contains("keeps only one of it and Conf") { Ok(()) } else { Err(feed) }
+    });
+    assert_eq!((text("Conf/same.xml").as_str(), text("Conf/other.xml").as_str()), ("of Conf", ""));
+    let aside = || contents(&eu.state.join("feeds/default/aside"));
+    assert!(aside().is_empty(), "one of the feed's own files went aside: {:?}", aside());
+
+    // Without the twins all is well: what this file system cannot keep, modes and odd seconds, is no
+    // drift, whatever it is asked; another content is.
+    fs::remove_file(hub.dir.join("README")).unwrap();
+    fs::remove_dir_all(hub.dir.join("CONF")).unwrap();
+    run("chmod", &["755", hub.dir.join("more").to_str().unwrap()]);
+    let idle = |eu: &Node| {
+        eventually("all is well", || match eu.get("/v1/feeds/default") {
+            feed if feed["state"] == "idle" && feed["have"]["commit"] == hub.commit() => Ok(feed),
+            feed => Err(feed.to_string()),
+        })
+    };
+    idle(&eu);
+    eu.stop();
+    fs::write(eu.dir.join("Conf/same.xml"), "edited").unwrap();
+    // Not within the step of its times.
+    let edited = File::options().write(true).open(eu.dir.join("Conf/same.xml")).unwrap();
+    edited
+        .set_modified(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1e9 as u64))
+        .unwrap();
+    drop(edited);
+    eu.start();
+    eventually("the edit is put right", || match fs::read(eu.dir.join("Conf/same.xml")) {
+        Ok(text) if text == b"of Conf" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let feed = idle(&eu);
+    assert_eq!(feed["drift"]["count"], 0, "{feed}");
+    let runs = eu.get("/v1/runs?limit=100").to_string();
+    assert_eq!(runs.matches("\"repair\"").count(), 1, "{runs}");
 }
 
 /// Sparse files, links that lead out of the folder, and names that differ only in case.

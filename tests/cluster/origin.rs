@@ -121,6 +121,12 @@ impl Node {
     /// Does something while the daemon stands still: then it sees all of it at once.
     pub fn meanwhile(&self, change: impl FnOnce()) {
         run("kill", &["-STOP", &self.pid().to_string()]);
+        eventually("every thread stands still", || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+            let stat = |task: &Path| fs::read_to_string(task.join("stat")).unwrap_or_default();
+            let mut stands = tasks.map(|task| stat(&task.unwrap().path()).contains(") T "));
+            if stands.all(|stands| stands) { Ok(()) } else { Err(String::new()) }
+        });
         change();
         run("kill", &["-CONT", &self.pid().to_string()]);
     }
