@@ -49,6 +49,8 @@ need wrk "measures downloads" command -v wrk
 need nats-server "announces heads in place of our own bus" command -v nats-server
 need faketime "sets a node's clock a day off" command -v faketime
 need strace "kills the daemon at a chosen system call" command -v strace
+need util-linux "gives a daemon's rights away, and limits its watches" command -v setpriv
+need mount "mounts file systems, in scenarios" command -v mount
 need bindfs "is a file system without events, in a scenario" command -v bindfs
 need dosfstools "makes a file system with coarse times, in a scenario" test -x /usr/sbin/mkfs.vfat
 need e2fsprogs "makes a file system whose times are seconds, in a scenario" test -x /usr/sbin/mkfs.ext4

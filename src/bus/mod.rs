@@ -26,5 +26,5 @@ pub use fleet::Verdict;
 pub use nats::Nats;
 pub use request::{Answer, Approval, Decision, Request, Unfetched};
 pub use roster::{Bar, Caller, Follower, Part, Site};
-pub use state::{DeletionsHeld, Held, Importing, State, Verified};
+pub use state::{Cause, DeletionsHeld, Held, Importing, State, Verified};
 pub use trust::{Learned, Reader, Trust};

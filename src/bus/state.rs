@@ -79,11 +79,66 @@ pub struct Verified {
     pub took_ms: u64,
 }
 
+/// What a change waits for: one of few words, so that programs can count by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Somebody is writing the file.
+    Writing,
+    /// The file must be quiet for a while, since no lease can tell whether somebody writes it.
+    NoLease,
+    /// An archive without its end.
+    Incomplete,
+    /// The file or folder cannot be read.
+    Unreadable,
+    /// The ignore file cannot be used.
+    Rules,
+    /// A deletion that waits for `approve` or `reject`.
+    Deletion,
+    /// A hook refused it, or could not be asked.
+    Hook,
+    /// Changes are gathered until `release`.
+    Release,
+    /// At a region: somebody changed a path of the feed there.
+    Drift,
+}
+
+impl Cause {
+    /// Those that hold changes back at a primary.
+    pub const ALL: [Cause; 8] = [
+        Cause::Writing,
+        Cause::NoLease,
+        Cause::Incomplete,
+        Cause::Unreadable,
+        Cause::Rules,
+        Cause::Deletion,
+        Cause::Hook,
+        Cause::Release,
+    ];
+
+    /// Its word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Writing => "writing",
+            Cause::NoLease => "no-lease",
+            Cause::Incomplete => "incomplete",
+            Cause::Unreadable => "unreadable",
+            Cause::Rules => "rules",
+            Cause::Deletion => "deletion",
+            Cause::Hook => "hook",
+            Cause::Release => "release",
+            Cause::Drift => "drift",
+        }
+    }
+}
+
 /// A change that waits, with its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// The path.
     pub path: RelPath,
+    /// What it waits for.
+    pub cause: Cause,
     /// Why it waits.
     pub reason: String,
     /// Since when.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::session::{MAX_STAGED, Session};
 use crate::{
-    bus::{DeletionsHeld, Held, State},
+    bus::{Cause, DeletionsHeld, Held, State},
     model::{ObjectId, Oid, RelPath},
     sys,
 };
@@ -175,44 +175,44 @@ impl Session<'_, '_> {
     }
 
     fn held(&self) -> Vec<Held> {
-        let held = |path: &RelPath, reason: String, since: Instant| Held {
-            path: path.clone(),
-            reason,
-            since: self.report.time(since),
-            decision: true,
+        let timed = |path: &RelPath, cause, reason: &str, since| {
+            let (path, reason) = (path.clone(), reason.to_owned());
+            Held { path, cause, reason, since, decision: true }
         };
+        let held = |path: &RelPath, cause, reason: &str, since: Instant| {
+            timed(path, cause, reason, self.report.time(since))
+        };
+        let began = self.report.began.0;
         let waiting = self.settle.waiting().map(|(path, waiting)| Held {
             decision: waiting.decision,
-            ..held(path, waiting.reason.clone(), waiting.since)
+            ..held(path, waiting.cause, &waiting.reason, waiting.since)
         });
-        let bad_ignore = self.bad_ignore.iter().map(|reason| {
-            held(&super::session::ignore_file(), reason.clone(), self.report.began.0)
-        });
+        let bad_ignore = self
+            .bad_ignore
+            .iter()
+            .map(|reason| held(&super::session::ignore_file(), Cause::Rules, reason, began));
         let unreadable = self.scan.unreadable.iter().map(|(path, reason)| {
-            held(path, format!("it keeps its last state: {reason}"), self.report.began.0)
+            let reason = format!("it keeps its last state: {reason}");
+            held(path, Cause::Unreadable, &reason, began)
         });
-        let since = self.deletions_since.unwrap_or(self.report.began.0);
+        let since = self.deletions_since.unwrap_or(began);
         let deletions = self.stage.held().iter().map(|path| {
-            held(path, "its deletion waits for `approve` or `reject`".to_owned(), since)
+            held(path, Cause::Deletion, "its deletion waits for `approve` or `reject`", since)
         });
-        let timed = |path: &RelPath, reason: &str, since| {
-            let (path, reason) = (path.clone(), reason.to_owned());
-            Held { path, reason, since, decision: true }
-        };
         let refused = self
             .stage
             .refused()
             .iter()
-            .map(|(path, refused)| timed(path, &refused.reason, refused.since));
+            .map(|(path, refused)| timed(path, Cause::Hook, &refused.reason, refused.since));
         let gathered = self.hold.is_on().then(|| self.stage.paths()).into_iter().flatten();
-        let since = self.report.time(self.hold.since.unwrap_or(self.report.began.0));
+        let since = self.hold.since.unwrap_or(began);
         let gathered = gathered.map(|path| Held {
             decision: self.hold.frozen.is_some(),
-            ..timed(path, "it waits for `depsync release`", since)
+            ..held(path, Cause::Release, "it waits for `depsync release`", since)
         });
         let candidate = self.gate.waiting();
         let candidate = candidate.iter().flat_map(|waiting| {
-            waiting.paths().map(|path| timed(path, waiting.reason, waiting.since))
+            waiting.paths().map(|path| timed(path, Cause::Hook, waiting.reason, waiting.since))
         });
         let all = waiting.chain(bad_ignore).chain(unreadable).chain(deletions);
         let mut all: Vec<_> =

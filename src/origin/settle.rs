@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{ledger::Fingerprint, model::RelPath};
+use crate::{bus::Cause, ledger::Fingerprint, model::RelPath};
 
 /// The first wait after a refused lease: the kernel reports a close up to some milliseconds before
 /// it drops the write count.
@@ -61,6 +61,7 @@ pub(super) struct Look {
 /// Why a path waits for more than a moment, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Waiting {
+    pub(super) cause: Cause,
     pub(super) reason: String,
     pub(super) since: Instant,
     /// Whether it waits for somebody rather than for a moment.
@@ -199,19 +200,21 @@ impl Settle {
         let back_off = FIRST_WAIT.saturating_mul(1 << known.attempts.min(20));
         known.attempts = known.attempts.saturating_add(1);
         let same_since = known.same_since.take();
-        let (reason, pause) = match verdict {
+        let (cause, reason, pause) = match verdict {
             Verdict::Settled => unreachable!("the caller has dealt with it"),
-            Verdict::Busy => ("somebody is writing it".to_owned(), back_off.min(LONGEST_WAIT)),
-            Verdict::Changed => {
-                ("it changed while it was read".to_owned(), back_off.min(LONGEST_WAIT))
+            Verdict::Busy | Verdict::Changed => {
+                let is_open = verdict == Verdict::Busy;
+                let reason =
+                    if is_open { "somebody is writing it" } else { "it changed while it was read" };
+                (Cause::Writing, reason.to_owned(), back_off.min(LONGEST_WAIT))
             }
             Verdict::Fault(reason) => {
                 let reason = format!("it cannot be read: {reason}");
                 if back_off > LONGEST_FAULT_WAIT {
-                    known.wait(reason, now);
+                    known.wait(Cause::Unreadable, reason, now);
                     return Stage::Held(None);
                 }
-                (reason, back_off)
+                (Cause::Unreadable, reason, back_off)
             }
             Verdict::NoLease(seen) => {
                 let since =
@@ -221,17 +224,17 @@ impl Settle {
                 let why = format!(
                     "whether somebody writes it cannot be known (a lease needs its owner or CAP_LEASE): it must be quiet for {quiet:?}"
                 );
-                (why, left.max(FIRST_WAIT))
+                (Cause::NoLease, why, left.max(FIRST_WAIT))
             }
             Verdict::Incomplete(seen) => {
                 known.approved = None;
-                known.wait("the archive has no end".to_owned(), now);
+                known.wait(Cause::Incomplete, "the archive has no end".to_owned(), now);
                 known.waiting.iter_mut().for_each(|waiting| waiting.decision = true);
                 return Stage::Held(Some(seen));
             }
         };
         if pause >= SHOWN_WAIT {
-            known.wait(reason, now);
+            known.wait(cause, reason, now);
         }
         Stage::Timed(lane, now + pause)
     }
@@ -332,9 +335,9 @@ impl Settle {
 }
 
 impl Touched {
-    fn wait(&mut self, reason: String, now: Instant) {
+    fn wait(&mut self, cause: Cause, reason: String, now: Instant) {
         let since = self.waiting.as_ref().map_or(now, |waiting| waiting.since);
-        self.waiting = Some(Waiting { reason, since, decision: false });
+        self.waiting = Some(Waiting { cause, reason, since, decision: false });
     }
 }
 

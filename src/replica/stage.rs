@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     bus::{
-        Desk, Held, Nats, Request, Trust, Unfetched, Verified,
+        Cause, Desk, Held, Nats, Request, Trust, Unfetched, Verified,
         frame::{FromFollower, Hello, Pulse, Standing},
     },
     ledger::{self, Kind, Ledger, MAX_NAMES, NewRun},
@@ -422,6 +422,7 @@ impl Stage {
         }
         let told = |(path, reason): (RelPath, String)| Held {
             path,
+            cause: Cause::Drift,
             reason,
             since: sys::now(),
             decision: false,

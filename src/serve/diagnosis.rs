@@ -312,7 +312,10 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::{bus::DeletionsHeld, model::RelPath};
+    use crate::{
+        bus::{Cause, DeletionsHeld},
+        model::RelPath,
+    };
 
     fn told(state: &State, now: SystemTime) -> Option<String> {
         unwell(state, now).into_iter().next().map(|fault| fault.fault)
@@ -336,7 +339,8 @@ mod tests {
         assert_eq!(told(&polled, start).unwrap(), "raise the sysctl");
 
         let path = RelPath::parse(b"app.war").unwrap();
-        let slow = Held { path, reason: "still open".to_owned(), since: start, decision: true };
+        let (cause, reason) = (Cause::Writing, "still open".to_owned());
+        let slow = Held { path, cause, reason, since: start, decision: true };
         let slow = State { held: vec![slow], ..primary.clone() };
         assert_eq!(told(&slow, at(599)), None);
         assert!(told(&slow, at(600)).unwrap().contains("app.war"));

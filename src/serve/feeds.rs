@@ -68,6 +68,7 @@ struct Waiting {
     key: String,
     #[serde(flatten)]
     path: PathField,
+    cause: &'static str,
     reason: String,
     since: Option<String>,
 }
@@ -77,6 +78,7 @@ impl From<&Held> for Waiting {
         Waiting {
             key: super::target::encode(held.path.as_bytes()),
             path: (&held.path).into(),
+            cause: held.cause.as_str(),
             reason: held.reason.clone(),
             since: moment(held.since),
         }

@@ -22,11 +22,12 @@ use super::{
 };
 use crate::{
     bus::{
-        Follower,
+        Cause, Follower,
         roster::{BOUNDS, Reach},
     },
     model::{FeedName, Network, Traffic},
     store::Built,
+    sys,
 };
 
 /// What the edge counts, from its start.
@@ -128,6 +129,7 @@ pub(super) async fn show(State(edge): State<Arc<Edge>>) -> Answer {
     of_the_edge(&mut page, &edge.metrics);
     of_the_limits(&mut page, &edge);
     of_the_feeds(&mut page, &edge);
+    of_what_is_held(&mut page, &edge);
     of_the_fleet(&mut page, &edge);
     of_arrivals(&mut page, &edge);
     of_the_upstream(&mut page, &edge);
@@ -326,6 +328,31 @@ fn of_the_feeds(page: &mut Page, edge: &Edge) {
     for ((name, help), rows) in families.into_iter().zip(rows) {
         page.family(name, "gauge", help, &rows);
     }
+}
+
+/// Why changes wait, and for how long the oldest has.
+fn of_what_is_held(page: &mut Page, edge: &Edge) {
+    let (mut causes, mut ages) = (Vec::new(), Vec::new());
+    let now = sys::now();
+    for feed in edge.feeds() {
+        let (name, state) = (&feed.desk.feed, feed.desk.state.borrow());
+        for cause in Cause::ALL {
+            let count = state.held.iter().filter(|held| held.cause == cause).count();
+            let labels = format!("{{feed=\"{name}\",cause=\"{}\"}}", cause.as_str());
+            causes.push((labels, count as u64));
+        }
+        let oldest = state.held.iter().map(|held| held.since).min();
+        let age = oldest.and_then(|since| now.duration_since(since).ok());
+        ages.push((format!("{{feed=\"{name}\"}}"), age.map_or(0, |age| age.as_secs())));
+    }
+    page.family(
+        "feed_held_by_cause",
+        "gauge",
+        "Changes that wait, by what they wait for.",
+        &causes,
+    );
+    let help = "Age of the change that has waited longest; 0 when none waits.";
+    page.family("feed_held_oldest_seconds", "gauge", help, &ages);
 }
 
 /// What was built to be sent: once, however many mirrors asked.

@@ -41,6 +41,8 @@ fn a1_a_slow_writer_is_published_once_and_whole() {
     assert!(why.contains("writing"), "{why}");
     assert!(hub.tell(&["status"]).contains("app.bin"));
     assert!(hub.metric("depsync_feed_held") >= 1.0);
+    let counted = "depsync_feed_held_by_cause{feed=\"default\",cause=\"writing\"} 1";
+    assert!(hub.metrics().lines().any(|line| line == counted), "{}", hub.metrics());
     drop(war);
     wait_equal(&hub.dir, &[&eu.dir]);
     hub.sync();
@@ -73,6 +75,10 @@ fn a2_an_archive_closed_in_the_middle_is_held_until_it_is_whole_or_approved() {
     eventually("the whole archive arrives", || match fs::read(eu.dir.join("app.war")) {
         Ok(bytes) if bytes == jar => Ok(()),
         other => Err(format!("{:?}", other.map(|bytes| bytes.len()))),
+    });
+    eventually("its age is counted", || match hub.metric("depsync_feed_held_oldest_seconds") {
+        age if age >= 1.0 => Ok(()),
+        age => Err(age.to_string()),
     });
     let refused = hub.command(&["approve", "app.war"]);
     assert!(!refused.status.success(), "it is not held any more");

@@ -315,10 +315,15 @@ impl Node {
         feed["commit"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// The page that Prometheus reads.
+    pub fn metrics(&self) -> String {
+        let output = curl(&["-f", &format!("{}/metrics", self.url())]);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// A counter or gauge of `/metrics`, summed over its labels.
     pub fn metric(&self, name: &str) -> f64 {
-        let output = curl(&["-f", &format!("{}/metrics", self.url())]);
-        let text = String::from_utf8(output.stdout).unwrap();
+        let text = self.metrics();
         let of_name =
             |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
         text.lines()

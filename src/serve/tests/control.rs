@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Put, TOKEN, World, body, header, request};
 use crate::{
-    bus::{Approval, Held, Request as Ask},
+    bus::{Approval, Cause, Held, Request as Ask},
     ledger::{Kind, NewRun},
     model::RelPath,
 };
@@ -21,7 +21,8 @@ async fn a_feed_says_where_it_stands() {
     world.desk.state.send_modify(|state| {
         let path = RelPath::parse(b"x\xff").unwrap();
         let since = std::time::UNIX_EPOCH;
-        state.held = vec![Held { path, reason: "still open".to_owned(), since, decision: true }];
+        let (cause, reason) = (Cause::Writing, "still open".to_owned());
+        state.held = vec![Held { path, cause, reason, since, decision: true }];
     });
     let feed = world.json("/v1/feeds/apps/").await;
     assert_eq!(feed["commit"], commit.to_string());

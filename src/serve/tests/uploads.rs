@@ -167,6 +167,7 @@ async fn a_removal_that_is_held_says_so() {
         world.desk.state.send_modify(|state| {
             state.held = vec![crate::bus::Held {
                 path: crate::model::RelPath::parse(b"a").unwrap(),
+                cause: crate::bus::Cause::Deletion,
                 reason: "its deletion waits".to_owned(),
                 since: crate::sys::now(),
                 decision: true,
