@@ -1,11 +1,12 @@
-//! The origin alone, on the real daemon: first import, scan, restart, one change, and a folder with
-//! very many files.
+//! The origin alone, on the real daemon: first import, scan, idling, restart, one change, and a
+//! folder with very many files.
 //!
 //! Prints for a tree of `FILES` files in folders of `PER_DIR`: the import beside `cp -r` of the same
-//! tree to the same disk, the daemon's peak memory, a scan of the unchanged tree, a restart, and one
-//! change from settled to ref moved.
-//! `cargo bench --bench origin`; `FILES=1000000 PER_DIR=50`, `FILES=100000 PER_DIR=100000` for the
-//! large forms.
+//! tree to the same disk, the daemon's peak memory, a scan of the unchanged tree, a restart, what it
+//! uses of a processor while nothing happens, and one change from settled to ref moved, beside git's
+//! own `add` and `commit` in the same tree. Nothing is removed before the end (see `checkout`).
+//! `cargo bench --bench origin`; `FILES=1000000 PER_DIR=50 GIT=0`, `FILES=100000 PER_DIR=100000` for
+//! the large forms.
 #![expect(clippy::disallowed_methods, reason = "the scale comes from the environment")]
 
 #[path = "../tests/cluster/world.rs"]
@@ -79,7 +80,6 @@ fn main() {
     let copied = Command::new("cp").arg("-r").args([&from, &to]).status();
     assert!(copied.is_ok_and(|status| status.success()));
     let by_cp = began.elapsed();
-    fs::remove_dir_all(&to).expect("the copy can be removed");
 
     let began = Instant::now();
     let mut hub = world.primary("hub");
@@ -96,18 +96,69 @@ fn main() {
     scans.sort_unstable();
     println!("scan of the unchanged tree, by `depsync sync`: median {:.2?}", scans[2]);
 
-    changes(&hub, scale("ROUNDS", 30));
+    let ours = changes(&hub, scale("ROUNDS", 30));
     println!("peak memory after all: {:.0} MiB", peak(&hub));
+    idle(&hub, Duration::from_secs(scale("IDLE", 20) as u64));
 
     hub.stop();
     let began = Instant::now();
     hub.start();
     sync(&hub);
     println!("restart until all is scanned: {:.2?}; peak {:.0} MiB", began.elapsed(), peak(&hub));
+    hub.stop();
+
+    if scale("GIT", 1) == 1 {
+        let by_git = changes_by_git(&to);
+        println!(
+            "git add -A && git commit: median {by_git:.0} ms, {:.0} times ours",
+            by_git / ours
+        );
+    }
 }
 
-/// One lone change after the other, as the daemon itself measures them.
-fn changes(hub: &Node, rounds: usize) {
+/// What the daemon uses of a processor while nothing happens.
+fn idle(hub: &Node, over: Duration) {
+    let ticks = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", hub.pid())).unwrap_or_default();
+        let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2);
+        fields.filter_map(|field| field.parse::<u32>().ok()).sum::<u32>()
+    };
+    std::thread::park_timeout(Duration::from_secs(3));
+    let before = ticks();
+    std::thread::park_timeout(over);
+    let share = f64::from(ticks() - before) / over.as_secs_f64();
+    println!("idle: {share:.2} % of a core over {over:?}");
+}
+
+/// The same change by git, in a tree with the same files.
+fn changes_by_git(dir: &Path) -> f64 {
+    let git = |arguments: &[&str]| {
+        let status = Command::new("git")
+            .current_dir(dir)
+            .args(["-c", "user.name=bench", "-c", "user.email=bench@localhost"])
+            .args(arguments)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .status();
+        assert!(status.is_ok_and(|status| status.success()), "git {arguments:?}");
+    };
+    git(&["init", "-q"]);
+    git(&["add", "-A"]);
+    git(&["commit", "-qm", "all"]);
+    let one = |round: usize| {
+        let text = format!("{round} ").repeat(300);
+        fs::write(dir.join("svc-0000/mod-00000/new.xml"), text).expect("it can be written");
+        let began = Instant::now();
+        git(&["add", "-A"]);
+        git(&["commit", "-qm", "one"]);
+        began.elapsed().as_secs_f64() * 1e3
+    };
+    let mut took: Vec<_> = (0..5).map(one).collect();
+    took.sort_by(f64::total_cmp);
+    took[2]
+}
+
+/// One lone change after the other, as the daemon itself measures them; the median.
+fn changes(hub: &Node, rounds: usize) -> f64 {
     let mut took = Vec::new();
     for round in 0..rounds {
         std::thread::park_timeout(Duration::from_millis(300));
@@ -129,4 +180,5 @@ fn changes(hub: &Node, rounds: usize) {
         at(90),
         at(100)
     );
+    at(50)
 }
