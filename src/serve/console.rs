@@ -51,10 +51,11 @@ static PARTS: [Part; 16] = parts! {
 
 /// One for each part: a browser asks again each time, and loads what has changed.
 static TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
-    let digest = |part: &Part| Sha256::digest(part.content);
-    let hex =
-        |part| digest(part).iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
-    PARTS.iter().map(|part| format!("\"{}\"", hex(part))).collect()
+    let start = |part: &Part| {
+        let digest = Sha256::digest(part.content);
+        digest.iter().take(8).fold(0_u64, |start, byte| start << 8 | u64::from(*byte))
+    };
+    PARTS.iter().map(|part| format!("\"{:016x}\"", start(part))).collect()
 });
 
 /// Only what comes from here may run, be shown or be asked; no other site may frame the page; text
@@ -78,9 +79,10 @@ fn serve(name: &str, headers: &HeaderMap) -> Answer {
     let (part, tag) = found.ok_or_else(Fault::no_such_route)?;
     let known = headers.get_all(header::IF_NONE_MATCH).iter();
     let is_known = known.filter_map(|it| it.to_str().ok()).any(|it| it.contains(tag.as_str()));
-    let mut response = match is_known {
-        true => StatusCode::NOT_MODIFIED.into_response(),
-        false => part.content.into_response(),
+    let mut response = if is_known {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        part.content.into_response()
     };
     let set = [
         (header::CONTENT_TYPE, part.kind),

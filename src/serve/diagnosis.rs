@@ -38,6 +38,31 @@ const MAX_ALIKE: usize = 50;
 /// How often faults are looked for while nobody asks.
 const TICK: Duration = Duration::from_secs(5);
 
+/// Every kind of fault; `docs/health.md` explains each.
+pub(super) const KINDS: [&str; 21] = [
+    "stuck",
+    "stopped",
+    "failing",
+    "refused",
+    "full",
+    "starting",
+    "empty",
+    "error",
+    "upstream_unheard",
+    "unwatched",
+    "deletions_held",
+    "held",
+    "region_stale",
+    "hook",
+    "bus_away",
+    "unreachable",
+    "turned_away",
+    "drift",
+    "damage",
+    "upkeep",
+    "filling",
+];
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -62,7 +87,8 @@ pub(super) struct Fault {
     /// The feed's state.
     pub(super) state: Option<&'static str>,
     /// What is wrong, for people.
-    pub(super) fault: String,
+    #[serde(rename = "fault")]
+    pub(super) what: String,
     /// What they can do.
     pub(super) advice: &'static str,
     /// Since when: as known, else since it was first seen.
@@ -70,6 +96,7 @@ pub(super) struct Fault {
     pub(super) since: Option<SystemTime>,
 }
 
+#[expect(clippy::ref_option, reason = "serde gives the field as it is")]
 fn as_moment<S: serde::Serializer>(
     at: &Option<SystemTime>,
     serializer: S,
@@ -139,8 +166,9 @@ impl Edge {
 }
 
 impl Fault {
-    fn new(level: Level, kind: &'static str, fault: String, advice: &'static str) -> Self {
-        Fault { level, kind, feed: None, subject: None, state: None, fault, advice, since: None }
+    fn new(level: Level, kind: &'static str, what: String, advice: &'static str) -> Self {
+        debug_assert!(KINDS.contains(&kind), "{kind} is explained nowhere");
+        Fault { level, kind, feed: None, subject: None, state: None, what, advice, since: None }
     }
 }
 
@@ -318,7 +346,7 @@ mod tests {
     };
 
     fn told(state: &State, now: SystemTime) -> Option<String> {
-        unwell(state, now).into_iter().next().map(|fault| fault.fault)
+        unwell(state, now).into_iter().next().map(|fault| fault.what)
     }
 
     #[test]

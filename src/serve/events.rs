@@ -44,13 +44,19 @@ const RETRY: Duration = Duration::from_secs(2);
 const ARRIVALS: usize = 100;
 
 /// Follows until the client goes, its token ends, or the node stops.
-pub(super) async fn follow(edge: Arc<Edge>, caller: Caller, stop: CancellationToken) -> Answer {
+pub(super) fn follow(edge: Arc<Edge>, caller: Caller, stop: &CancellationToken) -> Answer {
     let place = Arc::clone(&edge.listeners).try_acquire_owned();
     let place = place.map_err(|_| {
         Fault::unavailable(format!("{MAX_LISTENERS} consoles are open here already"), 10)
     })?;
-    let listener =
-        Listener { edge, caller, stop, told: BTreeMap::new(), due: VecDeque::new(), _place: place };
+    let listener = Listener {
+        edge,
+        caller,
+        stop: stop.clone(),
+        told: BTreeMap::new(),
+        due: VecDeque::new(),
+        _place: place,
+    };
     let alive = KeepAlive::new().interval(HEARTBEAT).text("alive");
     let mut response = Sse::new(listener.events()).keep_alive(alive).into_response();
     // A proxy that gathers answers would make them late.

@@ -29,8 +29,8 @@ pub(super) async fn ready(State(edge): State<Arc<Edge>>) -> Answer {
     let faults = edge.faults();
     let critical = faults.iter().filter(|fault| fault.level == Level::Critical);
     let brief =
-        |fault: &Fault| json!({ "feed": fault.feed, "state": fault.state, "fault": fault.fault });
-    let body = body("ready", critical.map(brief).collect());
+        |fault: &Fault| json!({ "feed": fault.feed, "state": fault.state, "fault": fault.what });
+    let body = body("ready", &critical.map(brief).collect::<Vec<_>>());
     Ok(answer(&edge, body))
 }
 
@@ -39,7 +39,7 @@ pub(super) async fn ready(State(edge): State<Arc<Edge>>) -> Answer {
 pub(super) async fn health(State(edge): State<Arc<Edge>>, uri: Uri) -> Answer {
     let (faults, notices): (Vec<_>, Vec<_>) =
         edge.faults().into_iter().partition(|fault| fault.level != Level::Notice);
-    let mut body = body("ok", faults.iter().map(|fault| json!(fault)).collect());
+    let mut body = body("ok", &faults.iter().map(|fault| json!(fault)).collect::<Vec<_>>());
     let is_verbose = uri.query().is_some_and(|query| query.split('&').any(|it| it == "verbose"));
     if is_verbose {
         body["notices"] = json!(notices);
@@ -48,10 +48,11 @@ pub(super) async fn health(State(edge): State<Arc<Edge>>, uri: Uri) -> Answer {
     Ok(answer(&edge, body))
 }
 
-fn body(well: &str, faults: Vec<Value>) -> Value {
-    match faults.is_empty() {
-        true => json!({ "status": well }),
-        false => json!({ "status": "degraded", "faults": faults }),
+fn body(well: &str, faults: &[Value]) -> Value {
+    if faults.is_empty() {
+        json!({ "status": well })
+    } else {
+        json!({ "status": "degraded", "faults": faults })
     }
 }
 

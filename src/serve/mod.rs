@@ -212,7 +212,7 @@ fn git_routes() -> Routes {
 /// What consoles hear; their connections end at `stop`.
 fn events_route(stop: CancellationToken) -> MethodRouter<Arc<Edge>> {
     get(async move |State(edge): State<Arc<Edge>>, Extension(caller): Extension<Caller>| {
-        events::follow(edge, caller, stop.clone()).await
+        events::follow(edge, caller, &stop)
     })
 }
 

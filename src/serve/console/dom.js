@@ -127,7 +127,7 @@ export function ago(text) {
   if (!text) return "–";
   const at = new Date(text);
   const age = Date.now() - at;
-  const said = age < 5000 ? "just now" : `${duration(age)} ago`;
+  const said = age < 5000 ? "just now" : `${age < 60_000 ? `${Math.round(age / 1000)} s` : duration(age)} ago`;
   return h("time", { datetime: text, title: at.toLocaleString() }, said);
 }
 
@@ -163,6 +163,9 @@ export function say(text, kind = "good") {
   document.getElementById("toasts").append(toast);
   setTimeout(() => toast.remove(), kind === "bad" ? 12_000 : 5_000);
 }
+
+/** A text where what stands between backquotes is a command. */
+export const prose = (text) => (text || "").split("`").map((part, at) => (at % 2 ? h("code", null, part) : part));
 
 /** A table with a caption for screen readers; `columns`: `[title, class]`. */
 export function table(caption, columns, rows, empty) {

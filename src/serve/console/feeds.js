@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { act, ask, pin } from "./dialogs.js";
-import { ago, badge, bytes, h, head, number, plural, short, table } from "./dom.js";
+import { ago, badge, bytes, h, head, number, plural, prose, short, table } from "./dom.js";
 import { stateBadge } from "./overview.js";
 
 const PAGE = 25;
@@ -96,7 +96,7 @@ function choose(state) {
 function summary(feed) {
   const fact = (term, value) => h("div", null, h("dt", null, term), h("dd", null, value));
   return h("dl.facts", null,
-    fact("State", [stateBadge(feed), feed.detail && h("span.sub", null, feed.detail), feed.last_error && h("span.sub.warn", null, feed.last_error)]),
+    fact("State", [stateBadge(feed), feed.detail && h("span.sub", null, prose(feed.detail)), feed.last_error && h("span.sub.warn", null, prose(feed.last_error))]),
     fact("Version", feed.commit ? head(feed) : "nothing yet"),
     fact("Content", `${plural(feed.files, "file")}, ${bytes(feed.bytes)}`),
     fact("Epoch", number(feed.epoch)),
@@ -128,14 +128,14 @@ function waiting(state, feed) {
   if (!held.list.length && !feed.held_deletions) return null;
   const list = feed.held_deletions;
   const rows = held.list.map((it, at) => h("tr", { key: it.path_b64 || it.path || at },
-    h("td", null, h("code.path", null, it.path)), h("td", null, it.reason), h("td", null, ago(it.since)),
+    h("td", null, h("code.path", null, it.path)), h("td", null, prose(it.reason)), h("td", null, ago(it.since)),
     h("td.acts", null, !list && !it.path_b64 && state.node.mayAct && h("button.small", {
       "aria-label": `Publish ${it.path} as it is`,
       onclick: () => act(name, "approve", { path: it.path }, `${it.path} is published as it is.`),
     }, "Publish as it is"))));
   return h("section.card.busy", { "aria-labelledby": "held", id: "held-card" },
     h("h2", { id: "held" }, list ? `${plural(list.files, "deletion")} wait for a decision` : "Changes that wait"),
-    list && h("p", null, "So many files at once are not removed from the regions before somebody has looked. Held since ", ago(list.since), "."),
+    list && h("p", null, "So many files at once are not removed from the regions before somebody has looked. They were held ", ago(list.since), "."),
     list && h("div.acts-bar", { role: "group", "aria-label": "Decide" },
       h("button.primary.danger", { disabled: !state.node.mayAct, onclick: () => approve(list) }, "Approve the deletion"),
       h("button", { disabled: !state.node.mayAct, onclick: () => reject(list) }, "Reject: put them back")),

@@ -1,6 +1,6 @@
 // What is wrong now, since when, and what to do.
 
-import { ago, badge, h } from "./dom.js";
+import { ago, badge, h, prose } from "./dom.js";
 
 export const title = () => "Problems";
 
@@ -20,12 +20,7 @@ function card(fault) {
   return h("li.card", { key, class: kind, "data-kind": fault.kind },
     h("div.title", null, badge(kind, word),
       fault.feed && h("a", { href: `#/feeds/${encodeURIComponent(fault.feed)}` }, fault.feed),
-      h("span.grow"), h("span.quiet", null, "since ", ago(fault.since))),
-    h("p.what", null, fault.fault),
-    h("p.advice", null, advice(fault.advice)));
-}
-
-/** What stands between backquotes is a command. */
-function advice(text) {
-  return text.split("`").map((part, at) => (at % 2 ? h("code", null, part) : part));
+      h("span.grow"), h("span.quiet", null, "began ", ago(fault.since))),
+    h("p.what", null, prose(fault.fault)),
+    h("p.advice", null, prose(fault.advice)));
 }

@@ -150,7 +150,7 @@ function make(place, data) {
       x: { range: () => [Date.now() / 1000 - KEPT, Date.now() / 1000] },
       y: { range: (_, min, max) => [0, Math.max(max * 1.1, 1000)] },
     },
-    axes: [{ ...axis, values: clock, space: 90 }, { ...axis, size: 78, values: (_, ticks) => ticks.map((it) => `${bytes(it)}/s`) }],
+    axes: [{ ...axis, values: clock, space: 90, size: 36 }, { ...axis, size: 78, values: (_, ticks) => ticks.map((it) => `${bytes(it)}/s`) }],
     series: [{}, line("--accent", { fill: color("--accent-soft") }), line("--second"), limit, limit, limit],
   }, data, place);
 }

@@ -68,7 +68,7 @@ export function drawn(state) {
       x: { range: (_, min, max) => [min - Math.max(2, (max - min) * 0.03), max + Math.max(2, (max - min) * 0.03)] },
       y: { distr: 3, range: (_, min, max) => [Math.min(min, 0.01) / 1.5, Math.max(max, 1) * 1.5] },
     },
-    axes: [{ ...axis, values: clock, space: 90 }, { ...axis, size: 70, values: (_, ticks) => ticks.map((it) => (it === null ? "" : duration(it * 1000))) }],
+    axes: [{ ...axis, values: clock, space: 90, size: 36 }, { ...axis, size: 70, values: (_, ticks) => ticks.map((it) => (it === null ? "" : duration(it * 1000))) }],
     series: [{}, { stroke: color("--accent"), paths: () => null, points: { show: true, size: 8, fill: color("--accent") } }],
   }, [x, y], place);
 }

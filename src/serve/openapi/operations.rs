@@ -597,10 +597,9 @@ fn fits(pattern: &str, path: &str) -> bool {
     let (mut wanted, mut have) = (pattern.split('/').peekable(), path.split('/'));
     loop {
         match (wanted.next(), have.next()) {
-            (Some("{path}"), _) => return true,
-            (None, None) => return true,
+            (Some("{path}"), _) | (None, None) => return true,
             (Some(a), Some(b)) if a == b => {}
-            (Some("{feed}.git"), Some(b)) if b.ends_with(".git") => {}
+            (Some("{feed}.git"), Some(b)) if b.strip_suffix(".git").is_some() => {}
             (Some("{feed}.git"), Some(_)) => return false,
             (Some(a), Some(b)) if a.starts_with('{') && !b.is_empty() => {}
             _ => return false,

@@ -147,7 +147,6 @@ fn the_dashboard_names_metrics_that_exist() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "another program reads the rules as Prometheus does")]
 fn the_alert_rules_can_be_read_and_name_metrics_that_exist() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/prometheus/alerts.yml");
     let read = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
@@ -164,4 +163,17 @@ fn the_alert_rules_can_be_read_and_name_metrics_that_exist() {
         }
         assert!(rule["labels"]["severity"].is_string(), "{name}");
     }
+}
+
+/// Each kind of fault is explained, and no other.
+#[test]
+fn every_kind_of_fault_is_documented() {
+    let page = read("docs/health.md");
+    let rows = page.lines().skip_while(|line| !line.starts_with("## Kinds"));
+    let kinds = rows.filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let mut said: Vec<&str> = kinds.collect();
+    said.sort_unstable();
+    let mut known = crate::serve::diagnosis::KINDS.to_vec();
+    known.sort_unstable();
+    assert_eq!(said, known, "docs/health.md");
 }
