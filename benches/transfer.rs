@@ -1,8 +1,9 @@
 //! What large files cost, on real processes on loopback: taking one in, the memory it takes, a link
 //! that is cut, a small change, and a hundred mirrors that ask at once.
 //!
-//! `cargo bench --bench transfer`; `SIZE` is that of the large file in MB (2,000), `MIRRORS` how many
-//! ask (100). Beside our own figures: `cp --reflink=never` with `sync` of the same file.
+//! `cargo bench --bench transfer`, with `-- large`, `change` or `many` one of the three; `SIZE` is that
+//! of the large file in MB (2,000), `MIRRORS` how many ask (100). Beside our own figures:
+//! `cp --reflink=never` with `sync` of the same file.
 #![expect(clippy::disallowed_methods, reason = "the scale comes from the environment")]
 
 #[path = "../tests/cluster/proxy.rs"]
@@ -136,42 +137,97 @@ fn large() {
     println!("most memory: primary {} MB, region {} MB", peak_mb(&hub), peak_mb(&region));
 }
 
-/// 64 KiB changed inside 100 MB, two mirrors.
-fn small_change() {
-    let world = World::new();
-    let hub = world.primary("hub");
-    let links = [Proxy::to(&hub), Proxy::to(&hub)];
-    let mut mirrors =
-        [0, 1].map(|n| world.region_unstarted(&format!("r{n}"), &links[n].url(), &[]));
-    for mirror in &mut mirrors {
-        mirror.start();
-    }
-    let mut bytes = noise(1, 100_000_000);
-    let at = hub.dir.join("delta.war");
-    fs::write(&at, &bytes).expect("the file can be written");
-    commit_after(&hub, "");
-    let mut rounds = Vec::new();
-    for round in 0..5 {
-        for mirror in &mirrors {
-            wait_verified(&hub, mirror);
+/// A primary and two mirrors behind links that count.
+struct Pair {
+    hub: Node,
+    links: [Proxy; 2],
+    mirrors: [Node; 2],
+}
+
+impl Pair {
+    fn start(world: &World) -> Self {
+        let hub = world.primary("hub");
+        let links = [Proxy::to(&hub), Proxy::to(&hub)];
+        let mut mirrors =
+            [0, 1].map(|n| world.region_unstarted(&format!("r{n}"), &links[n].url(), &[]));
+        for mirror in &mut mirrors {
+            mirror.start();
         }
-        std::thread::park_timeout(Duration::from_millis(500)); // a lone change
-        bytes[50_000_000..50_065_536].copy_from_slice(&noise(100 + round, 65_536));
-        let commit = hub.commit();
-        let before = links.each_ref().map(Proxy::down);
-        fs::write(&at, &bytes).expect("the file can be written");
+        Pair { hub, links, mirrors }
+    }
+
+    /// Makes a lone change; prints what came to the mirrors until both have verified it.
+    fn change(&self, what: &str, write: impl FnOnce(&Path)) -> Duration {
+        std::thread::park_timeout(Duration::from_millis(500));
+        let (commit, before) = (self.hub.commit(), self.links.each_ref().map(Proxy::down));
+        write(&self.hub.dir);
         let closed = Instant::now();
-        commit_after(&hub, &commit);
-        for mirror in &mirrors {
-            wait_verified(&hub, mirror);
+        commit_after(&self.hub, &commit);
+        for mirror in &self.mirrors {
+            wait_verified(&self.hub, mirror);
         }
         let took = closed.elapsed();
-        rounds.push(took);
-        let came = [links[0].down() - before[0], links[1].down() - before[1]];
-        println!("64 KiB in 100 MB: {came:?} bytes to two mirrors, verified {took:.2?}");
+        let came = [self.links[0].down() - before[0], self.links[1].down() - before[1]];
+        println!("{what}: {came:?} bytes to two mirrors, verified {took:.2?}");
+        took
+    }
+}
+
+/// Small changes of large files: 64 KiB inside 100 MB, an insertion near its front, a jar built again
+/// with one class changed.
+fn small_changes() {
+    let world = World::new();
+    let pair = Pair::start(&world);
+    let mut bytes = noise(1, 100_000_000);
+    let put = |bytes: &[u8]| {
+        let bytes = bytes.to_vec();
+        move |dir: &Path| {
+            fs::write(dir.join("delta.war"), bytes).expect("the file can be written");
+        }
+    };
+    pair.change("100 MB", put(&bytes));
+    let mut rounds = Vec::new();
+    for round in 0..5 {
+        bytes[50_000_000..50_065_536].copy_from_slice(&noise(100 + round, 65_536));
+        rounds.push(pair.change("64 KiB in 100 MB", put(&bytes)));
     }
     rounds.sort_unstable();
     println!("64 KiB in 100 MB, close to verified at both: median {:.2?}", rounds[2]);
+    bytes.splice(1000..1000, noise(200, 65_536));
+    pair.change("64 KiB inserted near the front of 100 MB", put(&bytes));
+    drop(bytes);
+    for (what, changed, stamp) in
+        [("a jar of 400 classes", 400, 2), ("built again, a class of 12,000 bytes changed", 200, 4)]
+    {
+        let jar = build_jar(&world, changed, stamp);
+        pair.change(what, |dir| {
+            fs::rename(&jar, dir.join("app.jar")).expect("it can be moved in");
+        });
+    }
+}
+
+/// Packs 400 classes that do not compress, each with the time `stamp`; one of them may have changed.
+fn build_jar(world: &World, changed: u64, stamp: u32) -> std::path::PathBuf {
+    let folder = world.folder("classes");
+    for class in 0..400 {
+        let mut bytes = noise(class, 12_000);
+        if class == changed {
+            bytes[6_000..6_400].copy_from_slice(&noise(999, 400));
+        }
+        let file = folder.join(format!("C{class:03}.class"));
+        fs::write(file, bytes).expect("it can be written");
+    }
+    let script = "import os,sys,zipfile\n\
+         z = zipfile.ZipFile(sys.argv[2], 'w', zipfile.ZIP_DEFLATED)\n\
+         for n in sorted(os.listdir(sys.argv[1])):\n\
+         \x20   i = zipfile.ZipInfo(n, (2026, 1, 1, 0, 0, int(sys.argv[3]))); i.compress_type = 8\n\
+         \x20   z.writestr(i, open(os.path.join(sys.argv[1], n), 'rb').read())\n\
+         z.close()\n";
+    let jar = world.path("app.jar");
+    let words = [std::ffi::OsStr::new("-c"), script.as_ref(), folder.as_ref(), jar.as_ref()];
+    let made = Command::new("python3").args(words).arg(stamp.to_string()).status();
+    assert!(made.is_ok_and(|made| made.success()));
+    jar
 }
 
 /// Many mirrors ask for the same pack and delta at once.
@@ -228,7 +284,11 @@ fn sha256(path: &Path) -> String {
 }
 
 fn main() {
-    large();
-    small_change();
-    many();
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let cases: [(&str, fn()); 3] = [("large", large), ("change", small_changes), ("many", many)];
+    for (name, run) in cases {
+        if wanted.is_empty() || wanted.iter().any(|word| word == name) {
+            run();
+        }
+    }
 }

@@ -245,7 +245,8 @@ fn apply(
     };
     writer.start_again()?;
     let header = delta::Header { base, result: id, size };
-    let made = match delta::apply(&header, &old, std::io::BufReader::new(delta), &mut writer) {
+    let delta = std::io::BufReader::new(delta);
+    let made = match writer.fill(|out| delta::apply(&header, &old, delta, out)) {
         Ok(()) => match writer.finish() {
             Ok(()) => Ok(()),
             Err(error @ store::Error::Refused(_)) => Err(error.to_string()),

@@ -142,7 +142,8 @@ pub fn apply(expected: &Header, base: &File, delta: impl Read, out: impl Write) 
             maker.literal(len, &mut reader)?;
         }
     }
-    reader.finish()
+    reader.finish()?;
+    maker.out.flush().map_err(Error::io("write the delta's result"))
 }
 
 /// The result being made.

@@ -7,6 +7,7 @@
 //! these objects, a cache), `spool/`.
 
 mod arrived;
+mod blocks;
 mod check;
 pub mod chunks;
 mod commit;
@@ -22,6 +23,7 @@ mod git_delta;
 mod lacking;
 mod log;
 mod meta;
+mod object_writer;
 mod objects;
 mod open;
 mod pack;
@@ -56,7 +58,8 @@ pub use draft::{Draft, Prepared};
 pub use error::{Error, Result};
 pub use fold::Folded;
 pub use lacking::Lacking;
-pub use objects::{Ingested, ObjectWriter, Opened};
+pub use object_writer::ObjectWriter;
+pub use objects::{Ingested, Opened};
 pub use pack::{Encoder, MAX_BLOB, PackedBlob};
 pub use publish::Published;
 pub use refs::Mark;

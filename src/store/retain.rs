@@ -16,7 +16,7 @@ use std::{
 
 use super::{Commit, Error, Result, Store, durable, shallow::SHALLOW};
 use crate::{
-    model::{Content, Entry, Kind, ObjectId, Oid, Retention},
+    model::{Content, Entry, Kind, ObjectId, Oid, Retention, Subset},
     sys,
 };
 
@@ -139,17 +139,50 @@ struct Uses {
     newest_out: Option<Oid>,
 }
 
+impl Uses {
+    /// What `to` has and `from` has not.
+    fn add_of(
+        &mut self,
+        store: &Store,
+        (from, to): (Option<Oid>, Oid),
+        part: &Subset,
+    ) -> Result<()> {
+        store.differences(from, to, &mut |change| {
+            self.add(part.holds(&change.path, false), store.object(change.after.as_ref())?);
+            Ok(())
+        })
+    }
+
+    /// What `from` has and `to` has not.
+    fn add_gone(&mut self, store: &Store, (from, to): (Oid, Oid), part: &Subset) -> Result<()> {
+        store.differences(Some(from), to, &mut |change| {
+            self.add(part.holds(&change.path, false), store.object(change.before.as_ref())?);
+            Ok(())
+        })
+    }
+
+    fn add(&mut self, is_kept: bool, object: Option<(ObjectId, u64)>) {
+        if is_kept { &mut self.kept } else { &mut self.given_up }.extend(object);
+    }
+}
+
 impl Store {
-    /// Removes the objects that only versions outside `keep` refer to; those of the commits in
-    /// `also` stay.
+    /// Removes the objects that only versions outside `keep` refer to, or only paths outside of
+    /// `part`; those of the commits in `also` stay.
     ///
     /// # Errors
     /// When the history cannot be read: then nothing was removed. [`Error::Interrupted`] when it
     /// should not go on; what was removed until then is gone.
-    pub fn collect(&self, keep: &Retention, also: &[Oid], going: Going<'_>) -> Result<Collected> {
+    pub fn collect(
+        &self,
+        keep: &Retention,
+        part: &Subset,
+        also: &[Oid],
+        going: Going<'_>,
+    ) -> Result<Collected> {
         // What is published from now on is not among the uses.
         let seq = self.line().head().map_or(0, |head| head.seq);
-        let uses = self.uses(keep, also, going)?;
+        let uses = self.uses(keep, part, also, going)?;
         let mut collected = Collected { versions: uses.versions, ..Collected::default() };
         let mut doomed = Vec::new();
         for (id, path, size) in self.stored_objects()? {
@@ -301,18 +334,24 @@ impl Store {
 
     /// What the versions that are kept refer to: all of the head, and of each other one what the
     /// next newer one does not have any more.
-    fn uses(&self, keep: &Retention, also: &[Oid], going: Going<'_>) -> Result<Uses> {
+    fn uses(
+        &self,
+        keep: &Retention,
+        part: &Subset,
+        also: &[Oid],
+        going: Going<'_>,
+    ) -> Result<Uses> {
         let mut uses = Uses::default();
         let (kept, out) = self.kept(keep)?;
         let Some(head) = kept.first() else { return Ok(uses) };
-        self.objects_of(None, head.id, &mut uses.kept)?;
+        uses.add_of(self, (None, head.id), part)?;
         for pair in kept.windows(2) {
             stop_unless(going)?;
-            self.objects_gone(pair[1].id, pair[0].id, &mut uses.kept)?;
+            uses.add_gone(self, (pair[1].id, pair[0].id), part)?;
         }
         let mut oldest = u64::MAX;
         for commit in also.iter().filter_map(|id| self.commit(*id).ok()) {
-            self.objects_gone(commit.id, head.id, &mut uses.kept)?;
+            uses.add_gone(self, (commit.id, head.id), part)?;
             oldest = oldest.min(commit.head.seq);
         }
         uses.versions = kept.len() as u64;

@@ -6,6 +6,7 @@
 //! another id.
 
 mod growth;
+mod pace;
 mod repair;
 mod tend;
 
@@ -28,6 +29,8 @@ use crate::{
     model::{Keep, Retention, Subset},
     sys,
 };
+pub use pace::Due;
+use pace::Timetable;
 use tend::Tended;
 
 /// How often it looks whether something is due.
@@ -60,9 +63,6 @@ pub struct Setup {
     /// Says when the timetable fires after an instant; none: never.
     pub due: Due,
 }
-
-/// The timetable.
-pub type Due = Box<dyn Fn(std::time::SystemTime) -> Option<std::time::SystemTime> + Send>;
 
 /// Wakes upkeep.
 #[derive(Clone)]
@@ -140,12 +140,9 @@ impl Upkeep {
             tracing::debug!(%error, "upkeep runs at the usual priority");
         }
         let going = || !self.stop.stopped.load(Relaxed);
-        let mut due = (self.due)(sys::now());
+        let mut timetable = Timetable::new(self.due, sys::now());
         while going() {
-            let fires = due.is_some_and(|at| at <= sys::now());
-            if fires {
-                due = (self.due)(sys::now());
-            }
+            let fires = timetable.fires(sys::now());
             for feed in &mut self.feeds {
                 if going() {
                     feed.tend(Instant::now(), fires, &going);

@@ -10,7 +10,12 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
-use super::{Feed, growth::Growth, repair};
+use super::{
+    Feed,
+    growth::Growth,
+    pace::{Pace, RETRY},
+    repair,
+};
 use crate::{
     bus::{Care, Chores, FsckReport, GcReport},
     disk,
@@ -20,16 +25,20 @@ use crate::{
     sys,
 };
 
-/// Work after each version may take this part of the time.
-const SHARE: u32 = 4;
 /// What the scrub reads in a second: 4 MB, or 350 GB a day.
 const SCRUB_RATE: u64 = 4 << 20;
 /// How long it rests between two rounds, and before the first.
 const SCRUB_REST: Duration = Duration::from_secs(3600);
-/// What cannot be repaired is tried again after this time.
-const RETRY: Duration = Duration::from_secs(60);
 /// Lines of a report.
 const NAMED: usize = 200;
+
+/// What a collection goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Goal {
+    head: Head,
+    /// Only the objects of the feed's part are kept.
+    is_part: bool,
+}
 
 /// A feed with what upkeep remembers of it.
 pub(super) struct Tended {
@@ -37,9 +46,8 @@ pub(super) struct Tended {
     decisions: Arc<Decisions>,
     growth: Growth,
     chores: Chores,
-    /// The head that was last collected for, and when the next one may be.
-    collected: Option<Head>,
-    collect_from: Instant,
+    /// When the next collection is due.
+    pace: Pace<Goal>,
     /// What is left of this round of the scrub, and when it goes on.
     scrub: VecDeque<Part>,
     scrub_from: Instant,
@@ -58,8 +66,7 @@ impl Tended {
             decisions,
             growth,
             chores: Chores::default(),
-            collected: None,
-            collect_from: now,
+            pace: Pace::new(now),
             scrub: VecDeque::new(),
             scrub_from: now + SCRUB_REST,
             alarms: 0,
@@ -84,7 +91,7 @@ impl Tended {
         if let (Err(error), false) = (&done, broken_off) {
             tracing::error!(feed = %self.feed.desk.feed, %error, "upkeep");
             self.repair_from.get_or_insert(now + RETRY);
-            self.collect_from = now + RETRY;
+            self.pace.failed(now);
         }
         self.chores = chores;
     }
@@ -108,8 +115,9 @@ impl Tended {
             self.check_everything(going)?;
         }
         let asked = scheduled || chores.gc != self.chores.gc;
-        if asked || (head != self.collected && now >= self.collect_from) {
-            self.collect(head, going)?;
+        let goal = head.map(|head| Goal { head, is_part: self.is_part_in_place(head) });
+        if asked || self.pace.is_due(now, goal.as_ref()) {
+            self.collect(goal, going)?;
         }
         let alarms = self.feed.desk.store.alarms();
         if alarms != self.alarms || self.repair_from.is_some_and(|at| at <= now) {
@@ -125,16 +133,19 @@ impl Tended {
     }
 
     /// Folds and collects.
-    fn collect(&mut self, head: Option<Head>, going: Going<'_>) -> store::Result<()> {
+    fn collect(&mut self, goal: Option<Goal>, going: Going<'_>) -> store::Result<()> {
         let (began, store) = (Instant::now(), &self.feed.desk.store);
         self.say("gc");
         let protected = self.protected();
         let shallow = self.is_shallow();
         let keep = if shallow { Retention::HEAD } else { self.feed.keep };
-        let collected = store.collect(&keep, &protected, going)?;
+        let all = Subset::all();
+        let part = if goal.is_some_and(|goal| goal.is_part) { &self.feed.part } else { &all };
+        let collected = store.collect(&keep, part, &protected, going)?;
         // What history is given up for must have been seen before it is gone.
         // A version that is still in use, as in the directory, needs its trees as well.
         let alone = |head: &Head| protected.iter().all(|commit| *commit == head.commit);
+        let head = goal.map(|goal| goal.head);
         let folded = match head.filter(|_| shallow) {
             Some(head) if collected.put_off == 0 && alone(&head) => store.cut_off(&head, going)?,
             Some(_) => None,
@@ -159,9 +170,7 @@ impl Tended {
             (care.bytes, care.packs) = (bytes, packs.len() as u64);
             (care.growth_per_day, care.free) = (growth, free);
         });
-        self.collected = head.filter(|_| collected.put_off == 0);
-        let rest = if collected.put_off == 0 { Duration::ZERO } else { RETRY };
-        self.collect_from = Instant::now() + rest.max(began.elapsed() * SHARE);
+        self.pace.collected(Instant::now(), goal, began.elapsed(), collected.put_off == 0);
         Ok(())
     }
 
@@ -190,6 +199,13 @@ impl Tended {
     /// Ownership is state: promotion and demotion change it while this runs.
     fn is_primary(&self) -> bool {
         self.decisions.feed(&self.feed.desk.feed).role == Some(decisions::Role::Primary)
+    }
+
+    /// Whether all that lies in a mirror's directory is its part of the feed at this head: before,
+    /// objects outside of the part are needed to tell what is to be removed there.
+    fn is_part_in_place(&self, head: Head) -> bool {
+        let have = self.feed.desk.state.borrow().have;
+        !self.feed.part.is_all() && !self.is_primary() && have == Some(head)
     }
 
     fn is_shallow(&self) -> bool {

@@ -316,6 +316,38 @@ fn a_version_that_a_region_passed_over_is_fetched_when_it_is_asked_for() {
 }
 
 #[test]
+fn git_lfs_gets_a_version_that_a_region_passed_over() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    let mut eu = world.region("eu", &hub);
+    eu.stop();
+    let passed_over =
+        publish(&hub, || fs::write(hub.dir.join("app.bin"), noise(1, 900_000)).unwrap());
+    publish(&hub, || fs::write(hub.dir.join("app.bin"), noise(2, 900_000)).unwrap());
+    eu.start();
+    wait_equal(&hub.dir, &[&eu.dir]);
+    assert_eq!(objects(&eu).len(), 1);
+    let (clone, url) = (world.path("clone"), format!("{}/git/default.git", eu.url()));
+    stock_git(&["clone", "-q", &url, clone.to_str().unwrap()], &world.path(""));
+    stock_git(&["checkout", "-q", &passed_over], &clone);
+    stock_git(&["lfs", "install", "--local"], &clone);
+    stock_git(&["lfs", "pull"], &clone);
+    assert!(fs::read(clone.join("app.bin")).unwrap() == noise(1, 900_000));
+    assert_eq!(objects(&eu).len(), 2, "it was fetched for that");
+}
+
+fn stock_git(arguments: &[&str], at: &Path) {
+    let done = Command::new("git")
+        .args(arguments)
+        .current_dir(at)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{arguments:?}: {done:?}");
+}
+
+#[test]
 fn many_commits_leave_few_packs_and_stock_git_is_content() {
     let full = std::env::var_os("DEPSYNC_FULL").is_some();
     let count = if full { 2_000 } else { 60 };
@@ -389,20 +421,10 @@ fn a_mirror_of_just_the_head_is_a_repository_for_stock_git() {
     assert!(String::from_utf8_lossy(&fsck.stdout).contains("Git LFS fsck OK"), "{fsck:?}");
     let clone = world.path("clone");
     let url = format!("{}/git/default.git", eu.url());
-    let run = |arguments: &[&str], at: &Path| {
-        let done = Command::new("git")
-            .args(arguments)
-            .current_dir(at)
-            .env("GIT_CONFIG_NOSYSTEM", "1")
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .output()
-            .unwrap();
-        assert!(done.status.success(), "{arguments:?}: {done:?}");
-    };
-    run(&["clone", "-q", &url, clone.to_str().unwrap()], &world.path(""));
-    run(&["lfs", "install", "--local"], &clone);
-    run(&["lfs", "pull"], &clone);
-    run(&["fsck", "--full", "--strict"], &clone);
+    stock_git(&["clone", "-q", &url, clone.to_str().unwrap()], &world.path(""));
+    stock_git(&["lfs", "install", "--local"], &clone);
+    stock_git(&["lfs", "pull"], &clone);
+    stock_git(&["fsck", "--full", "--strict"], &clone);
     for name in ["large.bin", "a-users-own.pointer"] {
         assert_eq!(sha256(&clone.join(name)), sha256(&hub.dir.join(name)), "{name}");
     }

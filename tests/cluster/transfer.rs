@@ -219,6 +219,47 @@ fn a_link_cut_twenty_times_in_a_first_sync_costs_little_more_than_the_bytes() {
 }
 
 #[test]
+fn a_sparse_file_of_gigabytes_costs_no_memory_and_its_new_name_no_bytes() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    let link = Proxy::to(&hub);
+    let mut eu = world.region_unstarted("eu", &link.url(), &[]);
+    eu.start();
+    let size = if is_full_run() { 5_000_000_000 } else { 150_000_000 };
+    let limit = Duration::from_secs(if is_full_run() { 600 } else { 60 });
+    let sparse = fs::File::create(world.path("sparse")).unwrap();
+    sparse.set_len(size).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"data", size / 2).unwrap();
+    drop(sparse);
+    fs::rename(world.path("sparse"), hub.dir.join("disk.img")).unwrap();
+    eventually_within(limit, "it is published", || match hub.try_get("/v1/feeds/default")? {
+        feed if feed["files"] == 1 => Ok(()),
+        feed => Err(feed.to_string()),
+    });
+    wait_verified(&hub, &eu, limit);
+    assert_eq!(fs::metadata(eu.dir.join("disk.img")).unwrap().len(), size);
+    // A new name, a new time and a start bring nothing again.
+    let before = link.down();
+    fs::create_dir(hub.dir.join("images")).unwrap();
+    let commit = hub.commit();
+    fs::rename(hub.dir.join("disk.img"), hub.dir.join("images/renamed.img")).unwrap();
+    eventually_within(limit, "the new name is published", || match hub.commit() {
+        same if same == commit => Err(same),
+        _ => Ok(()),
+    });
+    wait_verified(&hub, &eu, limit);
+    eu.stop();
+    eu.start();
+    wait_verified(&hub, &eu, limit);
+    assert!(eu.dir.join("images/renamed.img").exists() && !eu.dir.join("disk.img").exists());
+    assert!(link.down() - before < 100_000, "{} bytes came for a name", link.down() - before);
+    for node in [&hub, &eu] {
+        let peak = peak(node);
+        assert!(peak < 100_000_000, "{} has had {peak} bytes of memory", node.name);
+    }
+}
+
+#[test]
 fn killed_fetches_go_on_from_what_they_had() {
     let world = World::new();
     let hub = world.primary("hub");

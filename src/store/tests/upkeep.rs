@@ -39,7 +39,7 @@ fn only_what_no_kept_version_needs_is_removed() {
     let world = World::new();
     let all = versions(&world, 10);
     let pinned = all[2].0.head.commit;
-    let collected = world.store.collect(&last(4), &[pinned], GOING).unwrap();
+    let collected = world.store.collect(&last(4), &Subset::all(), &[pinned], GOING).unwrap();
     assert_eq!((collected.removed, collected.kept, collected.versions), (5, 5, 4));
     for (n, (published, id)) in all.iter().enumerate() {
         let kept = n >= 6 || n == 2;
@@ -49,12 +49,35 @@ fn only_what_no_kept_version_needs_is_removed() {
         assert_eq!(world.store.is_given_up(commit, id).unwrap(), !kept, "version {n}");
     }
     assert_eq!(world.store.log(world.head().commit, 100).unwrap().len(), 10, "history stays");
-    let again = world.store.collect(&last(4), &[pinned], GOING).unwrap();
+    let again = world.store.collect(&last(4), &Subset::all(), &[pinned], GOING).unwrap();
     assert_eq!((again.removed, again.kept), (0, 5));
-    let unpinned = world.store.collect(&last(4), &[], GOING).unwrap();
+    let unpinned = world.store.collect(&last(4), &Subset::all(), &[], GOING).unwrap();
     assert_eq!((unpinned.removed, unpinned.kept), (1, 4));
-    let young = world.store.collect(&Retention::default(), &[], GOING).unwrap();
+    let young = world.store.collect(&Retention::default(), &Subset::all(), &[], GOING).unwrap();
     assert_eq!(young.removed, 0, "a version stays while it is inside either bound");
+}
+
+#[test]
+fn what_lies_outside_of_the_part_that_is_kept_is_removed() {
+    let world = World::new();
+    let bytes = |n| noise(n, 5000);
+    let (old, inside, outside, both) =
+        (ingest(&world, &bytes(2)), ingest(&world, &bytes(4)), ingest(&world, &bytes(6)), {
+            ingest(&world, &bytes(8))
+        });
+    world.commit(|draft| put_file(draft, "lib/a.jar", &old.1));
+    world.commit(|draft| {
+        put_file(draft, "lib/a.jar", &outside.1);
+        put_file(draft, "lib/both.jar", &both.1);
+        put_file(draft, "webapps/both.jar", &both.1);
+        put_file(draft, "webapps/shop.war", &inside.1);
+    });
+    let part = Subset::new(["webapps/**"]).unwrap();
+    let collected = world.store.collect(&last(9), &part, &[], GOING).unwrap();
+    assert_eq!((collected.removed, collected.kept), (2, 2));
+    for (object, stays) in [(&old, false), (&outside, false), (&inside, true), (&both, true)] {
+        assert_eq!(here(&world, &object.0), stays);
+    }
 }
 
 #[test]
@@ -64,10 +87,10 @@ fn what_is_on_its_way_in_is_never_removed() {
     // The old content comes back: it is found stored, and not published yet.
     let (again, pointer) = ingest(&world, &noise(2, 5000));
     assert_eq!(again, all[0].1);
-    assert_eq!(world.store.collect(&last(1), &[], GOING).unwrap().removed, 1);
+    assert_eq!(world.store.collect(&last(1), &Subset::all(), &[], GOING).unwrap().removed, 1);
     assert!(here(&world, &again) && !here(&world, &all[1].1));
     world.commit(|draft| put_file(draft, "app.war", &pointer));
-    world.store.collect(&last(1), &[], GOING).unwrap();
+    world.store.collect(&last(1), &Subset::all(), &[], GOING).unwrap();
     assert!(here(&world, &again), "it is the head's");
 }
 
