@@ -13,6 +13,8 @@ mod orders;
 mod reload;
 mod stages;
 mod steward;
+mod survey;
+mod systemd;
 
 use std::{
     collections::BTreeMap,
@@ -28,12 +30,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::error::Error;
 use self::{
     after::After,
     feed::Feed,
     stages::{Signals, Stages},
     steward::Steward,
+};
+pub use self::{
+    error::Error,
+    survey::{Survey, floor, survey},
 };
 pub use crate::bus::Importing;
 use crate::{
@@ -193,6 +198,8 @@ impl Node {
         self.state.write_address(&address.to_string())?;
         self.settings.unused.iter().for_each(|line| tracing::info!("{line}"));
         tracing::info!(node = %self.settings.node, id = %self.state.node(), "listening on {}://{address}", self.scheme());
+        stages.spawn(systemd::watch(stop.clone()));
+        systemd::ready();
         stages.run_until(signals.stop).await
     }
 

@@ -1,7 +1,7 @@
 //! The few system calls that the standard library does not have, and the one clock.
 //!
-//! The only place with unsafe code: leases, the user database, `sync_file_range` and one option of
-//! sockets, which `rustix` lacks. Nothing here knows what a feed is, follows a symbolic link, or changes how the process handles a signal.
+//! The only place with unsafe code: leases, the user database, `sync_file_range`, the clock's state
+//! and one option of sockets, which `rustix` lacks. Nothing here knows what a feed is, follows a symbolic link, or changes how the process handles a signal.
 
 use std::{
     collections::HashMap,
@@ -218,6 +218,19 @@ pub fn space(path: &Path) -> io::Result<Space> {
     let stat = rustix::fs::statvfs(path)?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
     Ok(Space { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
+}
+
+/// Whether something keeps this machine's clock right; none: nobody can tell.
+#[must_use]
+pub fn clock_is_kept() -> Option<bool> {
+    let mut state = std::mem::MaybeUninit::<libc::timex>::zeroed();
+    #[expect(unsafe_code, reason = "rustix does not wrap it")]
+    // SAFETY: `timex` is plain numbers, for which zeroes stand; with `modes` 0 the call only fills it in.
+    let (answer, state) = unsafe {
+        let answer = libc::adjtimex(state.as_mut_ptr());
+        (answer, state.assume_init())
+    };
+    (answer >= 0).then_some(answer != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0)
 }
 
 /// Opens `path`, which is relative to `dir` and has no `..`, without following any symbolic link; an

@@ -4,6 +4,8 @@
 //! new connections only; one that cannot be used leaves the old one in force. A key that others than
 //! its owner may read is refused.
 
+mod expiry;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -18,6 +20,8 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use rustls_platform_verifier::BuilderVerifierExt;
+
+pub use self::expiry::expires;
 
 /// What HTTP calls itself in a handshake.
 const HTTP: &[u8] = b"http/1.1";

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{
     client::{Client, Connection, block_on},
+    patch,
     table::{self, items, plain, size, word},
     target::{FeedArg, encoded, rel_path},
 };
@@ -91,6 +92,9 @@ pub(super) struct DiffArgs {
     /// changes]
     #[arg(value_name = "A..B")]
     span: Option<Span>,
+    /// Show what changed inside files of text
+    #[arg(long, short = 'p', conflicts_with = "json")]
+    patch: bool,
     #[command(flatten)]
     shared: HistoryArgs,
 }
@@ -99,18 +103,27 @@ impl DiffArgs {
     pub(super) fn run(self) -> Result<()> {
         let HistoryArgs { feed, json, connection } = &self.shared;
         let client = Client::new(connection)?;
-        let answer = block_on(async {
+        let (between, answer) = block_on(async {
             let Span { from, to } = match self.span {
                 Some(span) => span,
                 None => last_commit(&client, feed).await?,
             };
-            let from = from.map_or("0".to_owned(), |from| from.to_string());
             let to = match to {
                 Some(to) => to,
                 None => newest(&client, feed).await?,
             };
-            client.list(&feed.api_of(&format!("diff/{from}..{to}")), "changes").await
+            let since = from.map_or("0".to_owned(), |from| from.to_string());
+            let path = feed.api_of(&format!("diff/{since}..{to}"));
+            Ok(((from, to), client.list(&path, "changes").await?))
         })?;
+        if self.patch {
+            return block_on(async {
+                for change in items(&answer, "changes") {
+                    patch::show(&client, feed, between, change).await?;
+                }
+                Ok(())
+            });
+        }
         if *json {
             println!("{answer:#}");
             return Ok(());

@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod control;
 mod demo;
+mod doctor;
 mod download;
 #[cfg(test)]
 mod download_tests;
@@ -18,7 +19,11 @@ mod history;
 mod import;
 mod import_bar;
 mod key;
+mod manual;
 mod orders;
+mod paint;
+mod patch;
+mod runs;
 mod serve;
 mod status;
 mod table;
@@ -26,6 +31,7 @@ mod target;
 mod token;
 mod transfer;
 mod upkeep;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -53,10 +59,12 @@ enum Command {
     Check(check::CheckArgs),
     /// Print a configuration file made from those of what was used before
     Import(import::ImportArgs),
+    /// Look at this machine as a node needs it, and say what to do
+    Doctor(doctor::DoctorArgs),
     /// Show it: a primary and two regions on this machine, with real artifacts
     Demo(demo::DemoArgs),
     /// Show the feeds of a node, what waits in them, and who mirrors them
-    Status(status::ViewArgs),
+    Status(status::StatusArgs),
     /// List every node below this one, feed by feed
     Nodes(status::ViewArgs),
     /// Show the region table, and who serves each region
@@ -111,10 +119,16 @@ enum Command {
     Rm(transfer::RmArgs),
     /// Show who did what, from where, and how it ended
     Audit(audit::AuditArgs),
+    /// Show what this node did: commits, fetches, checkouts, and what came of them
+    Runs(runs::RunsArgs),
     /// Make a key to sign commits with
     Key(key::KeyArgs),
     /// Make, list and revoke the tokens that let others in
     Token(token::TokenArgs),
+    /// Print what a shell needs to complete commands and options
+    Completions(manual::CompletionsArgs),
+    /// Write the manual pages into a folder
+    Man(manual::ManArgs),
 }
 
 impl Command {
@@ -125,8 +139,9 @@ impl Command {
             Command::Run(args) => args.run()?,
             Command::Check(args) => args.run()?,
             Command::Import(args) => args.run()?,
+            Command::Doctor(args) => args.run()?,
             Command::Demo(args) => args.run()?,
-            Command::Status(args) => args.status()?,
+            Command::Status(args) => args.run()?,
             Command::Nodes(args) => args.nodes()?,
             Command::Regions(args) => args.regions()?,
             Command::Locate(args) => args.run()?,
@@ -156,8 +171,11 @@ impl Command {
             Command::Put(args) => args.run()?,
             Command::Rm(args) => args.run()?,
             Command::Audit(args) => args.run()?,
+            Command::Runs(args) => args.run()?,
             Command::Key(args) => args.run()?,
             Command::Token(args) => args.run()?,
+            Command::Completions(args) => args.run(),
+            Command::Man(args) => args.run()?,
         }
         Ok(())
     }

@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 
 use super::{
     client::{Client, Connection, block_on},
+    paint,
     table::{self, head, items, millis, plain, size, word},
     target::FeedPath,
+    watch,
 };
 
 /// What these commands have in common.
@@ -22,35 +24,61 @@ pub(super) struct ViewArgs {
     connection: Connection,
 }
 
-impl ViewArgs {
-    /// `status`: the feeds of a node, what waits in them, and who mirrors them.
-    pub(super) fn status(self) -> Result<()> {
-        let client = Client::new(&self.connection)?;
-        let (feeds, nodes, bandwidth) = block_on(async {
-            Ok((
-                client.list("/v1/feeds", "feeds").await?,
-                client.list("/v1/nodes", "nodes").await?,
-                client.get(client.url("/v1/bandwidth")?).await?,
-            ))
-        })?;
-        if self.json {
-            println!(
-                "{:#}",
-                json!({ "feeds": feeds["feeds"], "nodes": nodes["nodes"], "bandwidth": bandwidth })
-            );
-            return Ok(());
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Go on showing it, until Ctrl-C
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
+    #[command(flatten)]
+    view: ViewArgs,
+}
+
+impl StatusArgs {
+    /// The feeds of a node, what waits in them, and who mirrors them.
+    pub(super) fn run(self) -> Result<()> {
+        let client = Client::new(&self.view.connection)?;
+        if self.watch {
+            return block_on(watch::run(&client));
         }
-        for feed in items(&feeds, "feeds") {
-            show_feed(feed);
-            let followers = items(&nodes, "nodes").iter().filter_map(|node| follower(node, feed));
-            table::print(&followers.collect::<Vec<_>>());
-        }
-        if let Some(line) = sending(&bandwidth) {
-            println!("{line}");
+        let seen = block_on(see(&client))?;
+        if self.view.json {
+            println!("{seen:#}");
+        } else {
+            print!("{}", text(&seen));
         }
         Ok(())
     }
+}
 
+/// What a node says of itself and of those below it.
+async fn see(client: &Client) -> Result<Value> {
+    let feeds = client.list("/v1/feeds", "feeds").await?;
+    let nodes = client.list("/v1/nodes", "nodes").await?;
+    let bandwidth = client.get(client.url("/v1/bandwidth")?).await?;
+    Ok(json!({ "feeds": feeds["feeds"], "nodes": nodes["nodes"], "bandwidth": bandwidth }))
+}
+
+/// The view of `status`, for a person.
+pub(super) async fn view(client: &Client) -> Result<String> {
+    Ok(text(&see(client).await?))
+}
+
+fn text(seen: &Value) -> String {
+    let mut out = String::new();
+    for feed in items(seen, "feeds") {
+        write_feed(&mut out, feed);
+        let followers = items(seen, "nodes").iter().filter_map(|node| follower(node, feed));
+        out.push_str(&table::text(&followers.collect::<Vec<_>>()));
+    }
+    if let Some(line) = sending(&seen["bandwidth"]) {
+        out.push_str(&line);
+        out.push('\n');
+    }
+    out
+}
+
+impl ViewArgs {
     /// `nodes`: every node below this one, feed by feed.
     pub(super) fn nodes(self) -> Result<()> {
         let answer = self.list("/v1/nodes", "nodes")?;
@@ -164,39 +192,50 @@ fn sending(bandwidth: &Value) -> Option<String> {
     ))
 }
 
-fn show_feed(feed: &Value) {
-    println!(
+fn write_feed(out: &mut String, feed: &Value) {
+    let mut line = |text: String| {
+        out.push_str(&text);
+        out.push('\n');
+    };
+    line(format!(
         "{} ({}): {}, {}, {}, {}",
-        plain(&word(&feed["feed"])),
+        paint::heading(&plain(&word(&feed["feed"]))),
         word(&feed["role"]),
-        plain(&word(&feed["state"])),
+        state(&plain(&word(&feed["state"]))),
         head(feed),
         files(&feed["files"]),
         size(&feed["bytes"]),
-    );
+    ));
     for (name, what) in [("detail", "note"), ("last_error", "last error"), ("upstream", "from")] {
         if let Some(text) = feed[name].as_str() {
-            println!("  {what}: {}", plain(text));
+            line(format!("  {what}: {}", plain(text)));
         }
     }
     if let Some(text) = progress(&feed["progress"]) {
-        println!("  fetching: {text}");
+        line(format!("  fetching: {text}"));
     }
     if let Some(text) = importing(&feed["importing"]) {
-        println!("  importing: {text}");
+        line(format!("  importing: {text}"));
     }
     if let Some(text) = growth(&feed["store"]) {
-        println!("  disk: {text}");
+        line(format!("  disk: {text}"));
     }
     let held = items(feed, "held");
     for change in held {
         let [path, reason, since] = ["path", "reason", "since"].map(|name| word(&change[name]));
-        println!("  held: {}: {}, since {since}", plain(&path), plain(&reason));
+        line(format!("  held: {}: {}, since {since}", plain(&path), plain(&reason)));
     }
     let more = feed["held_count"].as_u64().unwrap_or(0).saturating_sub(held.len() as u64);
     if more > 0 {
-        println!("  held: {more} more");
+        line(format!("  held: {more} more"));
     }
+}
+
+/// A feed's state, in the colour of what it asks of whoever reads it.
+fn state(name: &str) -> String {
+    let calm = ["idle", "importing", "syncing"];
+    let painted = if calm.contains(&name) { paint::good(name) } else { paint::warning(name) };
+    painted.to_string()
 }
 
 /// What the repository takes, how fast it grows, and how long that goes well.

@@ -9,7 +9,8 @@ pub(super) fn print(rows: &[Vec<String>]) {
     print!("{}", text(rows));
 }
 
-fn text(rows: &[Vec<String>]) -> String {
+/// The same as a text.
+pub(super) fn text(rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -12,7 +12,7 @@ use std::{
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
+use super::{Error, systemd};
 use crate::{
     config::{self, Settings},
     model::Bandwidth,
@@ -41,7 +41,13 @@ pub(super) async fn follow(
         let now = stamps(&settings).await;
         if asked || now != seen {
             seen = now;
+            if asked {
+                systemd::reloading();
+            }
             read(&settings, &edge, &mut last, asked).await?;
+            if asked {
+                systemd::ready();
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
+use super::{Error, systemd};
 
 /// How long a stop waits for the stages.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -82,6 +82,7 @@ impl Stages {
             ended = self.tasks.join_next() => early(ended),
         };
         tracing::info!("stopping");
+        systemd::stopping();
         self.stop.cancel();
         let drained = tokio::time::timeout(DRAIN, self.drain());
         match (first, drained.await) {

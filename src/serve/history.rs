@@ -14,7 +14,7 @@ use super::{
     page::{Page, Paged, PathField},
     target,
 };
-use crate::model::{Change, Verb};
+use crate::model::{Change, Entry, Kind, Verb};
 
 /// `GET …/log`: commits from the newest backwards; `after` is the last one of the page before.
 pub(super) async fn log(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
@@ -46,6 +46,12 @@ struct Difference {
     /// `A`, `M` or `D`, as git has it.
     status: char,
     change: &'static str,
+    /// What was there: a file, a link or a folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<&'static str>,
+    /// What is there now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<&'static str>,
 }
 
 impl From<&Change> for Difference {
@@ -56,7 +62,18 @@ impl From<&Change> for Difference {
             Verb::Metadata => "metadata",
             Verb::Deleted => "deleted",
         };
-        Difference { path: (&change.path).into(), status: change.status(), change: what }
+        let kind = |entry: &Entry| match entry.kind {
+            Kind::File { .. } => "file",
+            Kind::Symlink { .. } => "link",
+            Kind::Dir => "folder",
+        };
+        Difference {
+            path: (&change.path).into(),
+            status: change.status(),
+            change: what,
+            before: change.before.as_ref().map(kind),
+            after: change.after.as_ref().map(kind),
+        }
     }
 }
 

@@ -64,6 +64,7 @@ pub use pack::{Encoder, MAX_BLOB, PackedBlob};
 pub use publish::Published;
 pub use refs::Mark;
 pub use retain::{Collected, Going};
+pub use room::floor;
 pub use send::{Built, PackFile};
 pub use send_delta::DeltaFile;
 

@@ -14,8 +14,9 @@ use crate::sys::{self, Space};
 const FLOOR_PART: u64 = 20;
 const FLOOR_MOST: u64 = 2_000_000_000;
 
-/// The bytes that stay free on a file system.
-fn floor(configured: Option<u64>, space: &Space) -> u64 {
+/// The bytes that stay free on a file system: as configured, else the usual share.
+#[must_use]
+pub fn floor(configured: Option<u64>, space: &Space) -> u64 {
     configured.unwrap_or_else(|| (space.total / FLOOR_PART).min(FLOOR_MOST))
 }
 

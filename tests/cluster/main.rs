@@ -41,6 +41,7 @@ mod real_input;
 mod replication;
 mod stock_clients;
 mod store;
+mod terminal;
 mod transfer;
 mod trust;
 mod world;
