@@ -5,6 +5,7 @@
 //! `cargo bench --bench packs`; `FILES` and `COMMITS` change the scale (10,000 and 1,000).
 #![expect(clippy::disallowed_methods, reason = "the scale comes from the environment")]
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on ends")]
+#![expect(clippy::cast_precision_loss, reason = "figures for people, far below 2^52")]
 
 use std::{fs, path::Path, process::Command, time::Instant};
 

@@ -94,7 +94,9 @@ fn read_on_threads(from: &mut File, to: Option<&mut File>) -> io::Result<(Ingest
         let (to_cutter, blocks) = way();
         let cutter = scope.spawn(move || {
             let mut cutter = Cutter::default();
-            blocks.iter().for_each(|(block, filled)| cutter.push(&block[..filled]));
+            for (block, filled) in &blocks {
+                cutter.push(&block[..filled]);
+            }
             cutter.finish()
         });
         let writer = to.map(|to| {

@@ -95,12 +95,14 @@ impl ObjectWriter {
         let (to_hasher, blocks) = blocks::way();
         let (made, hasher) = std::thread::scope(|scope| {
             let hashing = scope.spawn(move || {
-                blocks.iter().for_each(|(block, filled)| hasher.update(&block[..filled]));
+                for (block, filled) in &blocks {
+                    hasher.update(&block[..filled]);
+                }
                 hasher
             });
             let round = Round::new();
             let made = make(&mut Beside { writer: self, round, filled: 0, to_hasher });
-            (made, hashing.join().expect("hashing does not panic"))
+            (made, hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         self.hasher = hasher;
         made
