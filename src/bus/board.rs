@@ -15,7 +15,7 @@ use crate::{
     bus::{
         care::{Care, Chores},
         fleet::Verdict,
-        frame::{Ack, Fault, FromFollower, Outcome, Progress, Pulse, Session, Standing},
+        frame::{Ack, Fault, FromFollower, Outcome, Progress, Session, Standing},
         report::Report,
         request::{Decision, Request},
         roster::{Arrival, Caller, Follower, Reach, Roster, Site, Times},
@@ -155,8 +155,8 @@ pub struct Desk {
     pub chores: watch::Sender<Chores>,
     /// Where that stage takes requests from the edge; see [`Desk::ask`].
     pub mailbox: Mutex<Option<Mailbox>>,
-    /// When the stage that owns the feed last went round its loop.
-    turned: Mutex<Instant>,
+    /// When the stage that owns the feed last went round its loop, and what has held it up since.
+    turned: Mutex<(Instant, Option<&'static str>)>,
     /// The last one who asked and was in a higher epoch than we are.
     asked: Mutex<Option<(Ahead, Instant)>>,
     roster: Mutex<Roster>,
@@ -195,7 +195,7 @@ impl Desk {
             changes: watch::Sender::default(),
             hellos: watch::Sender::default(),
             decider: Mutex::default(),
-            turned: Mutex::new(Instant::now()),
+            turned: Mutex::new((Instant::now(), None)),
             asked: Mutex::default(),
             care: watch::Sender::default(),
             chores: watch::Sender::default(),
@@ -224,12 +224,22 @@ impl Desk {
 
     /// The stage that owns the feed goes round its loop, as it does every few seconds at least.
     pub fn turn(&self) {
-        *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.turned() = (Instant::now(), None);
     }
 
-    /// For how long that stage has not done so.
-    pub fn stuck_for(&self) -> Duration {
-        self.turned.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    /// It goes round its loop, and a thread of its own does not get on.
+    pub fn held_up(&self, by: &'static str) {
+        self.turned().1 = Some(by);
+    }
+
+    /// For how long that stage has not got on, and what holds it up where that is known.
+    pub fn stuck_for(&self) -> (Duration, Option<&'static str>) {
+        let (at, by) = *self.turned();
+        (at.elapsed(), by)
+    }
+
+    fn turned(&self) -> MutexGuard<'_, (Instant, Option<&'static str>)> {
+        self.turned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands a request to the stage that owns the feed; false when there is none or it is full.
@@ -308,16 +318,18 @@ impl Desk {
     pub async fn wait_verified(&self, head: &Head, deadline: Instant) -> Verdict {
         let mut changed = self.changes.subscribe();
         let mut paused = self.paused.subscribe();
+        let mut lacking = None;
         loop {
-            let verdict = self.verdict(head);
-            if verdict.is_complete() {
-                return verdict;
+            let held = self.paused.borrow().clone();
+            lacking = self.roster().lacking(Instant::now(), head, &held, lacking.as_ref());
+            if lacking.is_none() {
+                return self.verdict(head);
             }
             tokio::select! {
                 Ok(()) = changed.changed() => {}
                 Ok(()) = paused.changed() => {}
-                () = tokio::time::sleep_until(deadline.into()) => return verdict,
-                else => return verdict,
+                () = tokio::time::sleep_until(deadline.into()) => return self.verdict(head),
+                else => return self.verdict(head),
             }
         }
     }
@@ -330,7 +342,7 @@ impl Desk {
     /// Over how long followers are to spread their fetches: each costs this node a request and a
     /// pack's bytes, and a hundred at once delay each other.
     pub fn spread(&self) -> Duration {
-        let followers = u32::try_from(self.roster().followers().count()).unwrap_or(u32::MAX);
+        let followers = u32::try_from(self.roster().followers().len()).unwrap_or(u32::MAX);
         let more = followers.saturating_sub(AT_ONCE);
         (SPREAD_EACH * more).min(MAX_SPREAD)
     }
@@ -343,11 +355,6 @@ impl Desk {
             report.feed.get_or_insert_with(|| self.feed.clone());
         }
         reports
-    }
-
-    /// Notes what a relay says of the nodes below it.
-    pub fn reported(&self, relay: &NodeId, reports: Vec<Report>) {
-        self.change(|roster| roster.reported(Instant::now(), relay, reports));
     }
 
     /// Addresses that are to be tried: the new ones, or all again.
@@ -399,42 +406,13 @@ impl Desk {
         registered
     }
 
-    /// Notes a sign of life; see [`Roster::heard`].
-    pub fn heard(&self, node: &NodeId, connection: u64, pulse: Option<&Pulse>) -> Option<Standing> {
-        self.change(|roster| roster.heard(Instant::now(), node, connection, pulse))
-    }
-
-    /// Notes a report.
-    pub fn acked(&self, node: &NodeId, ack: Ack) {
-        self.change(|roster| roster.acked(Instant::now(), node, ack));
-    }
-
-    /// Notes how far a follower's fetch is.
-    pub fn progressed(&self, node: &NodeId, progress: Progress) {
-        self.roster().progressed(node, progress);
-    }
-
     /// Takes in what a follower says, and says what that is to its region now. None: another hello of
     /// that node has taken the place of this one's.
     pub fn take(&self, node: &NodeId, connection: u64, frame: FromFollower) -> Option<Standing> {
-        let pulse = match frame {
-            FromFollower::Heartbeat(pulse) => Some(pulse),
-            FromFollower::Ack(ack) => {
-                self.note(node, &ack);
-                self.acked(node, ack);
-                None
-            }
-            FromFollower::Progress(progress) => {
-                self.progressed(node, progress);
-                None
-            }
-            FromFollower::Below(below) => {
-                self.reported(node, below.nodes);
-                None
-            }
-            FromFollower::Hello(_) | FromFollower::Unknown => None,
-        };
-        self.heard(node, connection, pulse.as_ref())
+        if let FromFollower::Ack(ack) = &frame {
+            self.note(node, ack);
+        }
+        self.change(|roster| roster.take(Instant::now(), node, connection, frame))
     }
 
     fn note(&self, node: &NodeId, ack: &Ack) {
@@ -470,13 +448,9 @@ impl Desk {
         let mut roster = self.roster();
         let result = change(&mut roster);
         self.changes.send_replace(());
-        self.bindings.send_if_modified(|kept| {
-            let differs = kept != roster.bindings();
-            if differs {
-                kept.clone_from(roster.bindings());
-            }
-            differs
-        });
+        if let Some(bindings) = roster.take_rebound() {
+            self.bindings.send_replace(bindings.clone());
+        }
         result
     }
 

@@ -52,7 +52,7 @@ impl Verdict {
 
     /// Puts a member where it belongs.
     pub(super) fn add(&mut self, member: Member, have: Option<&Head>, head: &Head, excuse: Excuse) {
-        if have.is_some_and(|have| reaches(have, head)) {
+        if has(have, head) {
             self.verified.push(Member { why: String::new(), ..member });
         } else if let Excuse::Because(why) = excuse {
             self.excused.push(Member { why, ..member });
@@ -70,9 +70,9 @@ pub(super) enum Excuse {
     Because(String),
 }
 
-/// Whether who has `have` has had `head` before it.
-fn reaches(have: &Head, head: &Head) -> bool {
-    have == head || (have.epoch, have.seq) > (head.epoch, head.seq)
+/// Whether who has `have` has `head`, or has had it before.
+pub(super) fn has(have: Option<&Head>, head: &Head) -> bool {
+    have.is_some_and(|have| have == head || (have.epoch, have.seq) > (head.epoch, head.seq))
 }
 
 #[cfg(test)]
@@ -90,7 +90,7 @@ mod tests {
             (head(1, 6, 2), true),
             (head(2, 1, 3), true),
         ] {
-            assert_eq!(reaches(&have, &head(1, 5, 1)), reached, "{have:?}");
+            assert_eq!(has(Some(&have), &head(1, 5, 1)), reached, "{have:?}");
         }
     }
 }

@@ -1,15 +1,19 @@
 //! The frames of `depsync.v1`, spoken over a WebSocket between a follower and its upstream.
 //!
-//! JSON text with a `type`, except an announced head, which is binary: u32 length (big endian),
-//! JSON, and the commit's pack where it is small. A frame is at most 256 KiB. Fields and types that
+//! JSON text with a `type`, except an announced head, which is binary (`announce`). A frame is at most 256 KiB. Fields and types that
 //! are not known are ignored, so either side may be newer; what cannot be read is an error and
 //! never a panic.
 
-use bytes::{BufMut, Bytes, BytesMut};
+mod announce;
+mod fault;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub use announce::{Announce, MAX_INLINE_PACK};
+pub use fault::Fault;
+
 use super::{report::Below, trust::Trust};
-use crate::model::{FeedName, Head, Label, NodeId, Oid, Orders, RegionName, Target};
+use crate::model::{FeedName, Head, Label, NodeId, Orders, RegionName, Target};
 
 /// The WebSocket subprotocol.
 pub const SUBPROTOCOL: &str = "depsync.v1";
@@ -24,10 +28,7 @@ pub fn version_of(subprotocol: &str) -> Option<u32> {
 pub const OLDEST_PROTOCOL: u32 = 1;
 /// The longest frame in bytes: four times the largest pack that travels inside one.
 pub const MAX_FRAME: usize = 256 * 1024;
-/// The largest pack that travels inside an announcement; a larger one is fetched over HTTP.
-pub const MAX_INLINE_PACK: usize = 64 * 1024;
-/// A list or a text inside a frame is cut here, so that no frame comes near its bound.
-const MAX_FEEDS: usize = 200;
+/// A text inside a frame is cut here, so that no frame comes near its bound.
 const MAX_ERROR: usize = 2_000;
 
 /// The header by which whoever asks for a head says which one it has.
@@ -267,25 +268,6 @@ pub struct Pulse {
     pub error: Option<String>,
 }
 
-/// A head as it is announced, without the pack that may follow it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Announce {
-    /// The feed's name at the upstream.
-    pub feed: FeedName,
-    /// The new head.
-    #[serde(flatten)]
-    pub head: Head,
-    /// The commit before it: the pack inside is only of use to who has that.
-    #[serde(default)]
-    pub parent: Option<Oid>,
-    /// The pack's size in bytes; 0 when it is not inside.
-    #[serde(default)]
-    pub size: u64,
-    /// The commit's signature, where the feed is signed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signature: Option<String>,
-}
-
 /// What became of a head at a follower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -339,66 +321,6 @@ pub struct Progress {
     pub left_ms: Option<u64>,
 }
 
-/// Why an upstream and a follower cannot talk; it has a name at both ends.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(tag = "code", rename_all = "snake_case")]
-pub enum Fault {
-    /// The upstream does not accept the token, or wants one.
-    #[error(
-        "the upstream does not accept our token; make one there with `depsync token` and name its file in token_file"
-    )]
-    WrongToken,
-    /// Something else answers at that address.
-    #[error("what answers there is not a depsync server ({answer}); check the upstream's address")]
-    NotDepsync {
-        /// What it answered.
-        answer: String,
-    },
-    /// The upstream has no feed of that name.
-    #[error("the upstream has no feed \"{feed}\"; it has: {}", list(.feeds))]
-    NoSuchFeed {
-        /// What was asked for.
-        feed: String,
-        /// What there is.
-        #[serde(default)]
-        feeds: Vec<FeedName>,
-    },
-    /// The two speak versions that do not meet.
-    #[error(
-        "the upstream speaks protocol {upstream} and the follower {follower}; bring the older one up to date"
-    )]
-    Protocol {
-        /// The upstream's version.
-        upstream: u32,
-        /// The follower's version.
-        follower: u32,
-    },
-    /// The upstream has as many followers as it takes.
-    #[error("the upstream takes no more followers")]
-    Full,
-    /// Of a newer program.
-    #[error(
-        "the upstream refused for a reason that this version does not know; bring it up to date"
-    )]
-    #[serde(other)]
-    Unknown,
-}
-
-impl Fault {
-    /// That there is no such feed, with the first of those there are.
-    pub fn no_such_feed(feed: &str, feeds: impl IntoIterator<Item = FeedName>) -> Self {
-        let feed = feed.chars().take(80).collect();
-        Fault::NoSuchFeed { feed, feeds: feeds.into_iter().take(MAX_FEEDS).collect() }
-    }
-}
-
-fn list(feeds: &[FeedName]) -> String {
-    match feeds {
-        [] => "none".to_owned(),
-        _ => feeds.iter().map(FeedName::as_str).collect::<Vec<_>>().join(", "),
-    }
-}
-
 impl Ack {
     /// A report on `head`; the error's text is cut to what a frame may carry.
     pub fn new(head: Head, outcome: Outcome, took_ms: u64, error: Option<&str>) -> Self {
@@ -426,179 +348,5 @@ pub fn decode<T: DeserializeOwned>(text: &str) -> Result<T, BadFrame> {
     Ok(serde_json::from_str(text)?)
 }
 
-impl Announce {
-    /// The binary frame, with the pack behind the JSON; a pack over 64 KiB is left out.
-    ///
-    /// # Panics
-    /// Never: the JSON is short.
-    pub fn encode(&self, pack: Option<&[u8]>) -> Bytes {
-        let pack = pack.filter(|pack| pack.len() <= MAX_INLINE_PACK).unwrap_or_default();
-        let json = encode(&Announce { size: pack.len() as u64, ..self.clone() });
-        let length = u32::try_from(json.len()).expect("an announcement's JSON is short");
-        let mut frame = BytesMut::with_capacity(4 + json.len() + pack.len());
-        frame.put_u32(length);
-        frame.put_slice(json.as_bytes());
-        frame.put_slice(pack);
-        frame.freeze()
-    }
-
-    /// Reads a binary frame: the announcement, and the pack where it is inside.
-    ///
-    /// # Errors
-    /// When it is too long, cut short, or not JSON where it should be.
-    pub fn decode(mut frame: Bytes) -> Result<(Self, Option<Bytes>), BadFrame> {
-        if frame.len() > MAX_FRAME {
-            return Err(BadFrame::TooLong(frame.len()));
-        }
-        let length = frame.first_chunk::<4>().ok_or(BadFrame::Truncated)?;
-        let length = u32::from_be_bytes(*length) as usize;
-        let _ = frame.split_to(4);
-        if length > frame.len() {
-            return Err(BadFrame::Truncated);
-        }
-        let announce: Announce = serde_json::from_slice(&frame.split_to(length))?;
-        if announce.size != frame.len() as u64 {
-            return Err(BadFrame::Truncated);
-        }
-        Ok((announce, Some(frame).filter(|pack| !pack.is_empty())))
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn head(seq: u64) -> Head {
-        Head { epoch: 1, seq, commit: Oid::from_bytes([7; 20]) }
-    }
-
-    fn announce() -> Announce {
-        let feed = FeedName::default();
-        Announce {
-            feed,
-            head: head(3),
-            parent: Some(Oid::from_bytes([6; 20])),
-            size: 0,
-            signature: None,
-        }
-    }
-
-    #[test]
-    fn an_announcement_comes_back_with_its_pack() {
-        for pack in [None, Some(b"PACK and more".as_slice())] {
-            let (got, inside) = Announce::decode(announce().encode(pack)).unwrap();
-            assert_eq!(got.head, head(3));
-            assert_eq!(got.parent, announce().parent);
-            assert_eq!(inside.as_deref(), pack);
-        }
-    }
-
-    #[test]
-    fn a_large_pack_is_left_out() {
-        let (got, inside) =
-            Announce::decode(announce().encode(Some(&vec![0; MAX_INLINE_PACK + 1]))).unwrap();
-        assert_eq!((got.size, inside), (0, None));
-    }
-
-    #[test]
-    fn broken_binary_frames_are_errors() {
-        let whole = announce().encode(Some(b"pack"));
-        for cut in 0..whole.len() {
-            assert!(Announce::decode(whole.slice(..cut)).is_err(), "cut at {cut}");
-        }
-        assert!(matches!(
-            Announce::decode(vec![0; MAX_FRAME + 1].into()),
-            Err(BadFrame::TooLong(_))
-        ));
-        assert!(Announce::decode(Bytes::from_static(&[255, 255, 255, 255, 1])).is_err());
-    }
-
-    #[test]
-    fn the_text_frames_are_as_others_see_them() {
-        let ack = FromFollower::Ack(Ack::new(head(3), Outcome::Verified, 12, None));
-        let commit = "0707070707070707070707070707070707070707";
-        let json = format!(
-            r#"{{"type":"ack","epoch":1,"seq":3,"commit":"{commit}","outcome":"verified","took_ms":12}}"#
-        );
-        assert_eq!(encode(&ack), json);
-        assert_eq!(decode::<FromFollower>(&json).unwrap(), ack);
-        let fault = FromUpstream::Fault(Fault::Protocol { upstream: 1, follower: 9 });
-        assert_eq!(
-            encode(&fault),
-            r#"{"type":"fault","code":"protocol","upstream":1,"follower":9}"#
-        );
-    }
-
-    #[test]
-    fn what_a_newer_program_adds_is_ignored() {
-        let hello = r#"{"type":"hello","protocol":1,"node":"n1","label":"eu west","shoe_size":44}"#;
-        let FromFollower::Hello(hello) = decode(hello).unwrap() else { panic!("not a hello") };
-        assert_eq!((hello.node.as_str(), hello.region, hello.have), ("n1", None, None));
-        assert_eq!(
-            decode::<FromUpstream>(r#"{"type":"song","notes":[1]}"#).unwrap(),
-            FromUpstream::Unknown
-        );
-        let fault: FromUpstream = decode(r#"{"type":"fault","code":"moon_phase"}"#).unwrap();
-        assert_eq!(fault, FromUpstream::Fault(Fault::Unknown));
-        let beat: FromUpstream = decode(r#"{"type":"heartbeat","standing":"levitating"}"#).unwrap();
-        assert_eq!(
-            beat,
-            FromUpstream::Heartbeat(Heartbeat {
-                head: None,
-                standing: Standing::Mirror,
-                paused: false,
-                spread_ms: 0,
-                orders: Orders::default(),
-                trust: None,
-                paused_targets: Vec::new(),
-                trust_version: None,
-            })
-        );
-    }
-
-    #[test]
-    fn broken_text_frames_are_errors() {
-        let long = " ".repeat(MAX_FRAME + 1);
-        let nested = "[".repeat(100_000);
-        for bad in [
-            "",
-            "{}",
-            "[]",
-            r#"{"type":"hello"}"#,
-            r#"{"type":"hello","protocol":1,"node":"../x","label":"l"}"#,
-            r#"{"type":"ack","epoch":1,"seq":-3,"commit":"07","outcome":"verified"}"#,
-            &long,
-            &nested,
-        ] {
-            assert!(decode::<FromFollower>(bad).is_err(), "{bad:.40}");
-        }
-    }
-
-    #[test]
-    fn a_fault_says_what_there_is() {
-        let feeds = ["apps", "models"].map(|name| name.parse().unwrap());
-        let text = Fault::no_such_feed("app", feeds).to_string();
-        assert_eq!(text, "the upstream has no feed \"app\"; it has: apps, models");
-    }
-
-    proptest! {
-        #[test]
-        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            let _ = decode::<FromFollower>(&String::from_utf8_lossy(&bytes));
-            let _ = decode::<FromUpstream>(&String::from_utf8_lossy(&bytes));
-            let _ = Announce::decode(bytes.into());
-        }
-
-        #[test]
-        fn one_wrong_byte_never_panics(at in 0usize..200, byte in any::<u8>()) {
-            let mut frame = announce().encode(Some(b"pack")).to_vec();
-            let at = at % frame.len();
-            frame[at] = byte;
-            if let Ok((announce, Some(pack))) = Announce::decode(frame.into()) {
-                prop_assert_eq!(announce.size, pack.len() as u64);
-            }
-        }
-    }
-}
+mod tests;

@@ -25,6 +25,6 @@ pub use care::{Care, Chores, FsckReport, GcReport};
 pub use fleet::Verdict;
 pub use nats::Nats;
 pub use request::{Answer, Approval, Decision, Request, Unfetched};
-pub use roster::{Bar, Caller, Follower, Part, Site};
+pub use roster::{Bar, Caller, Distant, Follower, Part, Site};
 pub use state::{Cause, DeletionsHeld, Held, Importing, State, Verified};
 pub use trust::{Learned, Reader, Trust};

@@ -86,7 +86,19 @@ impl ViewArgs {
             println!("{answer:#}");
             return Ok(());
         }
-        let heading = ["REGION", "NODE", "FEED", "STATE", "HAVE", "LAG", "URL", "ID"];
+        let heading = [
+            "REGION",
+            "NODE",
+            "FEED",
+            "STATE",
+            "HAVE",
+            "WANT",
+            "VERIFIED",
+            "LAG",
+            "URL",
+            "ID",
+            "LAST ERROR",
+        ];
         let mut rows = vec![heading.map(ToOwned::to_owned).to_vec()];
         for node in items(&answer, "nodes") {
             for feed in items(node, "feeds") {
@@ -96,9 +108,12 @@ impl ViewArgs {
                     word(&feed["feed"]),
                     word(&feed["state"]),
                     head(&feed["have"]),
+                    head(&feed["want"]),
+                    word(&feed["verified_at"]),
                     millis(&feed["lag_ms"]),
                     word(&node["url"]),
                     word(&node["id"]),
+                    word(&feed["last_error"]),
                 ]);
             }
         }

@@ -25,6 +25,9 @@ const MAX_PARCELS: usize = 32;
 /// An odd head is alarmed on when it is heard twice in a row: once may be a message that another
 /// one has overtaken.
 const ODD_HEADS: u32 = 2;
+/// One that is only behind ours may be a relay's that lags: as long as not all upstreams answer, that is
+/// looked at with every heartbeat for three minutes before it is alarmed on.
+const ODD_ALONE: u32 = 36;
 
 /// How a mirror works.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +52,7 @@ enum Link {
 }
 
 /// The mirror of one feed.
+#[expect(clippy::struct_excessive_bools, reason = "each is another question")]
 #[derive(Debug)]
 pub struct Follow {
     options: Options,
@@ -80,8 +84,10 @@ pub struct Follow {
     /// The time for a checkout has come; a first one does not wait for it.
     due: bool,
     parcels: VecDeque<Parcel>,
-    /// Heads in a row that do not follow ours, and the last of them.
+    /// Heads in a row that do not follow ours.
     odd: u32,
+    /// The upstream that we follow is behind us, and another one may know better.
+    lagging: bool,
     refusal: Option<Refusal>,
     /// A head that a fetch has proved to be on another line.
     split: Option<Head>,
@@ -128,6 +134,7 @@ impl Follow {
             due: !options.scheduled || have.is_none(),
             parcels: VecDeque::new(),
             odd: 0,
+            lagging: false,
             refusal: None,
             split: None,
             poll_at: now + options.poll,
@@ -392,6 +399,11 @@ impl Follow {
             self.poll_at = now + self.options.poll;
         }
         if !self.follows(head) {
+            if self.options.upstreams > 1 && self.is_behind(head) {
+                self.lagging = true;
+                self.poll_at = now;
+                return;
+            }
             self.odd += 1;
             if self.odd >= ODD_HEADS {
                 self.refuse(head, effects);
@@ -399,6 +411,7 @@ impl Follow {
             return;
         }
         self.odd = 0;
+        self.lagging = false;
         self.refusal = None;
         if head != self.want && head != self.fetched && !self.manner.spread.is_zero() {
             let is_set = self.spread_until.is_some_and(|until| until > now);
@@ -426,6 +439,11 @@ impl Follow {
                 !matches!(head.step_from(self.fetched.as_ref()), Step::Behind | Step::Split)
             }
         }
+    }
+
+    /// Whether it is an older one of our own line, as far as that can be told.
+    fn is_behind(&self, head: Option<Head>) -> bool {
+        head.is_none_or(|head| head.step_from(self.fetched.as_ref()) == Step::Behind)
     }
 
     fn refuse(&mut self, head: Option<Head>, effects: &mut Vec<Effect>) {
@@ -481,7 +499,10 @@ impl Follow {
         let best = good.max_by_key(|(upstream, head)| (epoch(*head), *upstream == self.upstream));
         if let Some(&(upstream, head)) = best
             && upstream != self.upstream
-            && (self.refusal.is_some() || self.link != Link::Up || epoch(head) > epoch(self.want))
+            && (self.refusal.is_some()
+                || self.lagging
+                || self.link != Link::Up
+                || epoch(head) > epoch(self.want))
         {
             effects.push(Effect::Disconnect);
             self.upstream = upstream;
@@ -490,7 +511,14 @@ impl Follow {
             self.parcels.clear();
             self.hear(now, head, effects);
         } else if let Some(&(_, head)) = of_ours {
-            self.hear(now, head, effects);
+            if self.options.upstreams == 1 || self.follows(head) || !self.is_behind(head) {
+                return self.hear(now, head, effects);
+            }
+            self.odd += 1;
+            let all_say_so = heads.len() == self.options.upstreams;
+            if self.odd >= if all_say_so { ODD_HEADS } else { ODD_ALONE } {
+                self.refuse(head, effects);
+            }
         }
     }
 

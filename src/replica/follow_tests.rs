@@ -90,6 +90,31 @@ fn packs_that_come_during_a_fetch_are_received_together() {
 }
 
 #[test]
+fn in_a_large_fleet_fetches_are_spread_and_what_came_inside_is_not_waited_with() {
+    let spread = Duration::from_secs(20);
+    let mut waits = Vec::new();
+    for seed in 0..40 {
+        let now = Instant::now();
+        let have = Some(head(1, 4));
+        let mut follow = Follow::new(now, Options { seed, ..OPTIONS }, have, have);
+        follow.step(now, Event::Welcomed { head: have });
+        follow.step(now, Event::Asked(Manner { paused: false, spread }));
+        assert_eq!(follow.step(now, announced(5, false)), []);
+        let due = follow.deadline().unwrap();
+        waits.push((due - now).as_millis());
+        // What is announced meanwhile does not put it off.
+        assert_eq!(follow.step(now, announced(6, false)), []);
+        assert_eq!(follow.deadline(), Some(due));
+        assert_eq!(follow.step(due, Event::Ticked), [fetch(4, 6)]);
+        follow.step(due, Event::Fetched { head: head(1, 6) });
+        assert_eq!(seqs(&follow.step(due, announced(7, true))[0]), [7]);
+    }
+    waits.sort_unstable();
+    assert!(waits[0] < 4_000 && (8_000..12_000).contains(&waits[20]) && waits[39] > 16_000);
+    assert!(waits[39] <= 20_000, "{waits:?}");
+}
+
+#[test]
 fn a_pack_that_does_not_continue_ours_is_not_used() {
     let (mut follow, now) = settled(4);
     assert_eq!(follow.step(now, announced(6, true)), [fetch(4, 6)]);
@@ -176,6 +201,45 @@ fn odd_heads_are_refused_and_alarmed_on_once() {
             follow.step(now, Event::HeartbeatHeard { head: Some(head(1, 5)) }),
             [fetch(4, 5)]
         );
+    }
+}
+
+#[test]
+fn a_relay_that_lags_is_left_and_no_reason_for_an_alarm() {
+    let now = Instant::now();
+    let have = Some(head(1, 4));
+    let start = || {
+        let mut follow = Follow::new(now, Options { upstreams: 2, ..OPTIONS }, have, have);
+        follow.step(now, Event::Welcomed { head: have });
+        follow
+    };
+    let is_alarmed = |effects: &[Effect]| effects.iter().any(|it| matches!(it, Effect::Alarm(_)));
+    for late in [None, Some(head(1, 3))] {
+        // Another one has what we have: it is followed from now on.
+        let mut follow = start();
+        let effects = follow.step(now, Event::HeartbeatHeard { head: late });
+        assert_eq!(effects, [Effect::Poll]);
+        let effects = follow.step(now, Event::Polled { heads: vec![(0, late), (1, have)] });
+        assert_eq!(effects, [Effect::Disconnect, Effect::Connect(1)]);
+
+        // All say the same: somebody was restored.
+        let mut follow = start();
+        for round in 0..2 {
+            assert_eq!(follow.step(now, Event::HeartbeatHeard { head: late }), [Effect::Poll]);
+            let effects = follow.step(now, Event::Polled { heads: vec![(0, late), (1, late)] });
+            assert_eq!(is_alarmed(&effects), round == 1);
+        }
+        assert_eq!(follow.summary().state, "refused");
+
+        // Nobody else answers: that is waited for, and not for ever.
+        let mut follow = start();
+        let alarmed = (1..100).find(|_| {
+            follow.step(now, Event::HeartbeatHeard { head: late });
+            is_alarmed(&follow.step(now, Event::Polled { heads: vec![(0, late)] }))
+        });
+        assert_eq!(alarmed, Some(ODD_ALONE));
+        follow.step(now, Event::HeartbeatHeard { head: have });
+        assert_eq!(follow.summary().state, "idle");
     }
 }
 

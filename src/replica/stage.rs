@@ -4,12 +4,17 @@
 //! which ends with the loop; each of them ends in exactly one `Ended`, but for the connection,
 //! which also says what it hears.
 
+mod asked;
+mod drifted;
+mod ended;
+mod heard;
+
 use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -17,32 +22,31 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::error;
 
 use super::{
     Error, Setup,
     checkout::{Done, Way},
     connection::{self, Heard, Line},
     drift::{Findings, Scope, Watch},
-    event::{Effect, Event, Manner, Summary},
+    event::{Effect, Event, Summary},
     fetch::Fetcher,
     follow::{Follow, Options},
     lane::{Lane, Worker},
     meter::Shown,
     on_demand::OnDemand,
-    record::{Recorder, Work},
+    record::Recorder,
     reports::Reports,
     subset::Noted,
     upstream::Upstream,
-    verify::Step,
 };
 use crate::{
     bus::{
-        Cause, Desk, Held, Nats, Request, Trust, Unfetched, Verified,
-        frame::{FromFollower, Hello, Pulse, Standing},
+        Desk, Nats, Request, Unfetched,
+        frame::{FromFollower, Hello, Pulse},
     },
-    ledger::{self, Kind, Ledger, MAX_NAMES, NewRun},
-    model::{Cron, Head, ObjectId, Oid, Orders, RelPath},
+    ledger::Ledger,
+    model::{Cron, Head, ObjectId, Oid},
     store::{self, Published, Store},
     sys,
 };
@@ -242,7 +246,7 @@ impl Stage {
         let mut below = self.desk.changes.subscribe();
         self.pause_here();
         loop {
-            self.desk.turn();
+            self.turn();
             let deadline = self.follow.deadline();
             let report = self.reports.deadline();
             tokio::select! {
@@ -261,6 +265,16 @@ impl Stage {
                 () = wait_for(self.next_checkout) => self.mind_clock(),
                 () = tokio::time::sleep(TURN) => {}
             }
+        }
+    }
+
+    /// Says that the mirror gets on, if its threads do.
+    fn turn(&self) {
+        let lanes =
+            [("its store thread", &self.fetcher.lane), ("its disk thread", &self.directory)];
+        match lanes.iter().find(|(_, lane)| lane.stuck_for() > TURN / 2) {
+            Some((name, _)) => self.desk.held_up(name),
+            None => self.desk.turn(),
         }
     }
 
@@ -375,415 +389,6 @@ impl Stage {
         self.feed(Event::CheckoutDue);
     }
 
-    fn check(&mut self, scope: Scope) {
-        let Some(checkout) = self.checkout.clone() else { return };
-        let watcher = self.watch.as_ref().and_then(|watch| watch.watcher.clone());
-        let (directory, profile) = (self.directory.clone(), self.desk.profile.borrow().clone());
-        self.checking = true;
-        self.verifying = matches!(scope, Scope::Content(_));
-        self.tasks.spawn(async move {
-            let found = directory.run(move || match &*checkout {
-                Way::InPlace(checkout) => checkout.check(&scope, &profile, watcher.as_deref()),
-                Way::Snapshot(_) => Ok(Findings::default()),
-            });
-            Ended::Checked(found.await.map_err(Error::from).flatten())
-        });
-    }
-
-    /// How far a verification is; a step that came to nothing is tried again later.
-    fn take_verified(&mut self, step: Option<Step>) {
-        let is_step = std::mem::take(&mut self.verifying);
-        let watch = self.watch.as_mut().filter(|_| is_step);
-        let Some(whole) = watch.and_then(|watch| watch.verified(step)) else { return };
-        let (files, differing, took) = (whole.files, whole.differing, whole.began.elapsed());
-        info!(feed = %self.desk.feed, files, differing, ?took, "all files were read and compared");
-        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        self.desk.state.send_modify(|state| {
-            state.verified = Some(Verified { at: sys::now(), files, differing, took_ms: took });
-        });
-    }
-
-    fn take_findings(&mut self, findings: Findings) {
-        let feed = &self.desk.feed;
-        for path in findings.set_aside.iter().chain(&findings.repaired) {
-            warn!(%feed, %path, "was changed here: put right");
-        }
-        for (path, why) in &findings.told {
-            warn!(%feed, %path, "differs from the feed: {why}");
-        }
-        if !findings.repaired.is_empty() {
-            let mut run = NewRun::new(feed.clone(), ledger::Kind::Repair, sys::now());
-            run.files = findings.repaired.len() as u64;
-            run.commit = self.follow.summary().have.map(|head| head.commit);
-            run.names = findings.repaired.iter().take(ledger::MAX_NAMES).cloned().collect();
-            if let Err(error) = self.ledger.add_run(&run) {
-                warn!(%feed, %error, "a run is not recorded");
-            }
-        }
-        let told = |(path, reason): (RelPath, String)| Held {
-            path,
-            cause: Cause::Drift,
-            reason,
-            since: sys::now(),
-            decision: false,
-        };
-        self.desk.state.send_if_modified(|state| {
-            let before = (state.drift.len(), state.extra);
-            if let Some(extra) = findings.extra {
-                state.extra = extra;
-                state.drift.clear();
-            }
-            let news: Vec<Held> = findings.told.into_iter().map(told).collect();
-            state.drift.retain(|known| {
-                !findings.repaired.contains(&known.path)
-                    && !news.iter().any(|new| new.path == known.path)
-            });
-            state.drift.extend(news);
-            state.drift.truncate(MAX_DRIFT);
-            before != (state.drift.len(), state.extra)
-        });
-    }
-
-    fn take_heard(&mut self, heard: Heard) {
-        self.desk.state.send_modify(|state| state.heartbeat = Some(Instant::now()));
-        match heard {
-            Heard::Welcome(welcome) => {
-                info!(feed = %self.desk.feed, upstream = %welcome.label, "following");
-                if let Some(warning) = &welcome.warning {
-                    warn!(feed = %self.desk.feed, "{warning}");
-                }
-                self.desk.profile.send_replace(welcome.profile);
-                self.stand(welcome.standing);
-                self.take_orders(&welcome.orders);
-                self.learn(welcome.trust);
-                self.reports.begin_again(Instant::now());
-                self.ask(welcome.paused, welcome.spread_ms);
-                self.feed(Event::Welcomed { head: welcome.head });
-            }
-            Heard::Announce(announce, pack) => {
-                self.feed(Event::Announced { head: announce.head, parent: announce.parent, pack });
-            }
-            Heard::Heartbeat(beat) => {
-                self.stand(beat.standing);
-                self.take_orders(&beat.orders);
-                self.learn(beat.trust);
-                self.reports.changed(Instant::now());
-                self.ask(beat.paused, beat.spread_ms);
-                self.feed(Event::HeartbeatHeard { head: beat.head });
-            }
-            Heard::Ended(reason) => {
-                self.link = None;
-                let name = reason.name();
-                let reason = reason.to_string();
-                if self.follow.summary().detail.as_ref() != Some(&reason) {
-                    warn!(feed = %self.desk.feed, "{reason}");
-                }
-                self.feed(match name {
-                    Some(name) => Event::Barred { name, reason },
-                    None => Event::Disconnected { reason },
-                });
-            }
-        }
-    }
-
-    /// Pins and revocations: kept by whoever assembles the node, and handed on to those below.
-    fn take_orders(&mut self, orders: &Orders) {
-        let differs = self.desk.orders.send_if_modified(|known| {
-            let differs = known != orders;
-            if differs {
-                known.clone_from(orders);
-            }
-            differs
-        });
-        if differs {
-            self.obey(orders);
-        }
-    }
-
-    /// Who may read here: kept by whoever assembles the node.
-    fn learn(&self, said: Option<Trust>) {
-        let now = sys::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let now = i64::try_from(now).unwrap_or(i64::MAX);
-        self.desk.learned.send_modify(|learned| learned.take(said, now));
-    }
-
-    fn obey(&mut self, orders: &Orders) {
-        let pin = orders.pin_of(&self.hello.node, self.hello.region.as_ref());
-        self.feed(Event::Ordered { pin, revoked: orders.revoked.clone() });
-    }
-
-    fn ask(&mut self, paused: bool, spread_ms: u64) {
-        let spread = Duration::from_millis(spread_ms).min(LONGEST_SPREAD);
-        self.feed(Event::Asked(Manner { paused, spread }));
-    }
-
-    fn stand(&self, standing: Standing) {
-        self.desk.state.send_if_modified(|state| {
-            let differs = state.standing != standing;
-            state.standing = standing;
-            differs
-        });
-    }
-
-    /// # Errors
-    /// What ends the mirror; everything else is fed to `follow`.
-    fn take_ended(&mut self, ended: Ended) -> Result<(), Error> {
-        match ended {
-            Ended::Talk | Ended::Recorded => {}
-            Ended::Poll(answers) => self.take_polled(answers),
-            Ended::Fetch(Ok(published)) => {
-                let head = published.head;
-                let from = self.follow.summary().fetched;
-                self.desk.post(published);
-                self.feed(Event::Fetched { head });
-                self.record(Work {
-                    kind: Kind::Fetch,
-                    began: self.fetch_began,
-                    from: from.map(|head| head.commit),
-                    to: Some(head),
-                    bytes: self.fetcher.progress.take_received(),
-                    error: None,
-                    detail: None,
-                });
-                for (commit, answer) in std::mem::take(&mut self.waiting) {
-                    self.look(commit, answer, 1);
-                }
-            }
-            Ended::Fetch(Err(error)) => {
-                self.take_failed_fetch(error)?;
-            }
-            Ended::Checked(found) => {
-                self.checking = false;
-                self.take_verified(found.as_ref().ok().and_then(|found| found.step.clone()));
-                match found {
-                    Ok(findings) => self.take_findings(findings),
-                    Err(error) if error.ends_the_stage() => return Err(error),
-                    Err(error) => warn!(feed = %self.desk.feed, "cannot look for drift: {error}"),
-                }
-            }
-            Ended::Checkout(head, Ok(done)) => {
-                let from = self.follow.summary().have;
-                self.tell(head, &done);
-                // The first one makes the folders that are to be watched.
-                if self.follow.summary().have.is_none()
-                    && let Some(watch) = &mut self.watch
-                {
-                    watch.look_at_all();
-                }
-                self.feed(Event::CheckedOut { head });
-                self.record(Work {
-                    kind: Kind::Checkout,
-                    began: self.checkout_began,
-                    from: from.map(|head| head.commit),
-                    to: Some(head),
-                    bytes: done.placed.bytes,
-                    error: None,
-                    detail: put_aside(&done),
-                });
-            }
-            Ended::Checkout(head, Err(Error::Vetoed(reason))) => {
-                warn!(feed = %self.desk.feed, commit = %head.commit, "not checked out: {reason}");
-                self.feed(Event::CheckoutVetoed { reason });
-            }
-            Ended::Checkout(_, Err(Error::Later { until, reason })) => {
-                self.feed(Event::CheckoutPutOff { until, reason });
-            }
-            Ended::Checkout(head, Err(error)) => {
-                if error.ends_the_stage() {
-                    return Err(error);
-                }
-                warn!(feed = %self.desk.feed, commit = %head.commit, "{error}");
-                self.failed(Kind::Checkout, self.checkout_began, error.to_string());
-                self.feed(Event::CheckoutFailed { reason: error.to_string() });
-            }
-            Ended::Object(id, result) => {
-                self.on_demand.ended(id, &result);
-                self.bring_objects();
-            }
-            Ended::Look(commit, answer, looks, found) => {
-                self.take_look(commit, answer, looks, found)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn take_failed_fetch(&mut self, error: Error) -> Result<(), Error> {
-        if error.ends_the_stage() {
-            return Err(error);
-        }
-        let reason = error.to_string();
-        let commit = self.follow.summary().want.map(|head| tracing::field::display(head.commit));
-        warn!(feed = %self.desk.feed, commit, "{reason}");
-        for (_, answer) in self.waiting.drain(..) {
-            let _ = answer.send(Err(reason.clone())); // it waits no longer: fine
-        }
-        self.failed(Kind::Fetch, self.fetch_began, reason.clone());
-        self.feed(match error {
-            Error::Split(head) => Event::FetchSplit { head },
-            error => Event::FetchFailed { failure: error.class(), reason },
-        });
-        Ok(())
-    }
-
-    /// A run that failed; the same failure again is not another entry.
-    fn failed(&mut self, kind: Kind, began: Instant, error: String) {
-        let bytes = self.fetcher.progress.take_received();
-        if self.follow.summary().last_error.as_ref() == Some(&error) {
-            return;
-        }
-        let (from, to, detail) = (None, self.follow.summary().want, None);
-        self.record(Work { kind, began, from, to, bytes, error: Some(error), detail });
-    }
-
-    /// Records a run, behind whatever is under way.
-    fn record(&mut self, work: Work) {
-        let (recorder, lane) = (self.recorder.clone(), self.fetcher.lane.clone());
-        self.tasks.spawn(async move {
-            // A broken lane is told by whatever needs it next.
-            let _ = lane.run(move || recorder.record(&work)).await;
-            Ended::Recorded
-        });
-    }
-
-    fn take_polled(&mut self, answers: Vec<(usize, Result<Option<Head>, Error>)>) {
-        let mut heads = Vec::new();
-        let mut result = Err("there is no upstream".to_owned());
-        for (upstream, answer) in answers {
-            match answer {
-                Ok(head) => {
-                    heads.push((upstream, head));
-                    result = Ok(());
-                }
-                Err(error) if result.is_err() => result = Err(error.to_string()),
-                Err(_) => {}
-            }
-        }
-        let askers = std::mem::take(&mut self.asked);
-        self.feed(Event::Polled { heads });
-        for asker in askers {
-            let _ = asker.send(result.clone()); // it waits no longer: fine
-        }
-        if self.follow.has_all_it_knows_of() {
-            let reason =
-                result.err().unwrap_or_else(|| "the upstream has no such commit".to_owned());
-            for (_, answer) in self.waiting.drain(..) {
-                let _ = answer.send(Err(reason.clone()));
-            }
-        }
-    }
-
-    fn take_request(&mut self, request: Request) {
-        self.askers.retain(|asker| !asker.is_closed());
-        self.waiting.retain(|(_, answer)| !answer.is_closed());
-        match request {
-            Request::Sync(answer) => {
-                self.askers.push(answer);
-                self.feed(Event::SyncRequested);
-            }
-            Request::Fetch(commit, answer) => self.look(commit, answer, 0),
-            Request::Object { id, size, commit, answer } => {
-                let head = self.follow.summary().fetched.map(|head| head.commit);
-                if commit.is_some() && commit == head && self.fetcher.part.is_all() {
-                    // What came with the head was here.
-                    self.desk.store.alarm();
-                }
-                self.on_demand.ask((id, size), answer);
-                self.bring_objects();
-            }
-            Request::Repair { history, objects, answer } => self.repair(history, objects, answer),
-            Request::Report(ack) => self.carry_out(Effect::Report(ack)),
-            other => other.refuse("this node mirrors the feed: ask its primary"),
-        }
-    }
-
-    /// Brings back what the store lacks of its head.
-    fn repair(&mut self, history: bool, objects: Vec<(ObjectId, u64)>, answer: Answer) {
-        let fetcher = Fetcher { sweeps: false, ..self.fetcher.clone() };
-        let Some(upstream) = self.upstreams.get(self.follow.summary().upstream).cloned() else {
-            let _ = answer.send(Err("there is no upstream".to_owned())); // it waits no longer: fine
-            return;
-        };
-        self.tasks.spawn(async move {
-            let repaired = match fetcher.store.head() {
-                Ok(Some(head)) => fetcher.repair(&upstream, head, history, objects).await,
-                Ok(None) => Ok(()),
-                Err(error) => Err(error.into()),
-            };
-            let _ = answer.send(repaired.map_err(|error| error.to_string())); // it waits no longer: fine
-            Ended::Talk
-        });
-    }
-
-    /// Begins to fetch what downloads wait for.
-    fn bring_objects(&mut self) {
-        while let Some(wanted) = self.on_demand.begin() {
-            let summary = self.follow.summary();
-            let (upstream, head) = (self.upstreams.get(summary.upstream), summary.fetched);
-            let (Some(upstream), Some(head)) = (upstream.cloned(), head) else {
-                let none = Unfetched::later("there is no upstream");
-                self.on_demand.ended(wanted.0, &Err(none));
-                continue;
-            };
-            let fetcher = self.fetcher.clone();
-            self.tasks.spawn(async move {
-                Ended::Object(wanted.0, fetcher.fetch_object(&upstream, head, wanted).await)
-            });
-        }
-    }
-
-    /// Looks whether a commit is here.
-    fn look(&mut self, commit: Oid, answer: Answer, looks: u32) {
-        let (store, lane) = (self.desk.store.clone(), self.fetcher.lane.clone());
-        self.tasks.spawn(async move {
-            let found = lane.run(move || store.is_published(commit)).await;
-            let found = found.map_err(Error::from).and_then(|found| Ok(found?));
-            Ended::Look(commit, answer, looks + 1, found)
-        });
-    }
-
-    fn take_look(
-        &mut self,
-        commit: Oid,
-        answer: Answer,
-        looks: u32,
-        found: Result<bool, Error>,
-    ) -> Result<(), Error> {
-        let result = match found {
-            Ok(true) => Ok(()),
-            Ok(false) if self.waiting.len() >= MAX_WAITING => {
-                Err("too many wait for a commit".to_owned())
-            }
-            Ok(false) if looks > 1 && self.follow.has_all_it_knows_of() => {
-                Err("the upstream has no such commit".to_owned())
-            }
-            Ok(false) => {
-                self.waiting.push((commit, answer));
-                if looks == 1 {
-                    self.feed(Event::SyncRequested);
-                }
-                return Ok(());
-            }
-            Err(error) if error.ends_the_stage() => return Err(error),
-            Err(error) => Err(error.to_string()),
-        };
-        let _ = answer.send(result); // it waits no longer: fine
-        Ok(())
-    }
-
-    fn tell(&self, head: Head, done: &Done) {
-        let (feed, placed) = (&self.desk.feed, &done.placed);
-        info!(%feed, commit = %head.commit, seq = head.seq, written = placed.written, deleted = placed.deleted, "checked out");
-        for path in &placed.set_aside {
-            warn!(%feed, %path, commit = %head.commit, "was not as the feed had it: put aside");
-        }
-        for (path, note) in &placed.notes {
-            warn!(%feed, %path, commit = %head.commit, "{note}");
-        }
-        for path in &done.drifted {
-            warn!(%feed, %path, commit = %head.commit, "was changed by another program right after it was put in place");
-        }
-    }
-
     /// Brings desk and heartbeats up to date.
     fn show(&mut self) {
         let summary = self.follow.summary();
@@ -791,7 +396,9 @@ impl Stage {
             return;
         }
         let (have, fetched) = (summary.have, summary.fetched);
-        let error = summary.last_error.clone();
+        // Who refuses what we have to offer is to be seen at both ends.
+        let refusal = summary.detail.clone().filter(|_| summary.state == "refused");
+        let error = summary.last_error.clone().or(refusal);
         let (waits, paused) = (self.follow.excuse(), self.follow.waits().is_some());
         self.pulse.send_replace(Pulse { have, fetched, waits, paused, error });
         self.desk.state.send_modify(|state| {
@@ -827,19 +434,6 @@ async fn wait_for(at: Option<SystemTime>) {
         }
         None => std::future::pending().await,
     }
-}
-
-/// What had to make way, for those who look back.
-fn put_aside(done: &Done) -> Option<String> {
-    let count = done.placed.set_aside.len();
-    let first: Vec<String> = done
-        .placed
-        .set_aside
-        .iter()
-        .take(MAX_NAMES)
-        .map(|path| path.to_text().into_owned())
-        .collect();
-    (count > 0).then(|| format!("{count} files were put aside: {}", first.join(", ")))
 }
 
 /// What the connection hears; forever silent without one.

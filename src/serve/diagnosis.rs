@@ -191,9 +191,10 @@ fn of_feed(feed: &Feed, now: SystemTime) -> Vec<Fault> {
 /// Why a feed cannot be served, or its stage no longer works.
 fn not_ready(feed: &Feed, state: &State) -> Option<Fault> {
     let critical = |kind, fault, advice| Some(Fault::new(Level::Critical, kind, fault, advice));
-    let stuck_for = feed.desk.stuck_for();
+    let (stuck_for, held_up) = feed.desk.stuck_for();
     if stuck_for > STUCK {
-        let fault = format!("the stage has not moved for {} s", stuck_for.as_secs());
+        let why = held_up.map_or(String::new(), |by| format!(": {by} does not get on"));
+        let fault = format!("the stage has not moved for {} s{why}", stuck_for.as_secs());
         return critical("stuck", fault, advice::STUCK);
     }
     let why = || state.last_error.clone().or_else(|| state.detail.clone()).unwrap_or_default();

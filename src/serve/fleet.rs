@@ -179,7 +179,7 @@ fn target_of(feed: &Feed, whom: Whom) -> Result<Target, Fault> {
     if let Some(known) = followers.iter().find(is_named) {
         return Ok(Target::Node(known.hello.node.clone()));
     }
-    let below = followers.iter().flat_map(|known| known.below.values());
+    let below = followers.iter().flat_map(|known| known.below.values().map(|it| &it.report));
     let via = below.into_iter().find(|it| it.node.as_str() == name || it.label.as_str() == name);
     Err(match via {
         Some(report) => {

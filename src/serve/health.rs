@@ -68,7 +68,7 @@ fn stage_json(feed: &Feed) -> Value {
     json!({
         "feed": feed.desk.feed, "stage": if state.primary { "origin" } else { "replica" },
         "state": state.state, "detail": state.detail, "last_error": state.last_error,
-        "moved_ms": feed.desk.stuck_for().as_millis(), "hooks": *hooks,
+        "moved_ms": feed.desk.stuck_for().0.as_millis(), "hooks": *hooks,
         "heard_ms": state.heartbeat.map(|heard| heard.elapsed().as_millis()),
     })
 }

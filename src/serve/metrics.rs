@@ -4,6 +4,7 @@
 //! family is on the page even while it has no sample.
 
 use std::{
+    collections::BTreeMap,
     fmt::{Display, Write},
     sync::{
         Arc,
@@ -22,10 +23,10 @@ use super::{
 };
 use crate::{
     bus::{
-        Cause, Follower,
+        Cause, Distant, Follower,
         roster::{BOUNDS, Reach},
     },
-    model::{FeedName, Network, Traffic},
+    model::{FeedName, Label, Network, NodeId, RegionName, Traffic},
     store::Built,
     sys,
 };
@@ -159,33 +160,116 @@ fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// Each node that follows a feed here: whether it is there, how far behind, whether clients reach it.
+/// Nodes of one feed that are shown: a page has a bound.
+const MAX_NODES: usize = 5_000;
+
+/// Where each node below stands, through relays too.
 fn of_the_fleet(page: &mut Page, edge: &Edge) {
+    let mut rows: [Vec<(String, f64)>; FAMILIES.len()] = Default::default();
     let now = Instant::now();
-    let (mut up, mut lag, mut reached) = (Vec::new(), Vec::new(), Vec::new());
     for feed in edge.feeds() {
-        for follower in feed.desk.followers() {
-            let labels = labels_of(feed.desk.feed.as_str(), &follower);
-            up.push((labels.clone(), u8::from(follower.is_live(now))));
-            lag.push((labels.clone(), follower.lag(now).as_secs_f64()));
-            reached.push((labels, u8::from(follower.reach == Reach::Reached)));
+        let followers = feed.desk.followers();
+        let stands = followers.iter().flat_map(|follower| {
+            let below = follower.below.values();
+            let below = below.map(|distant| Stand::below(distant, follower.is_live(now), now));
+            std::iter::once(Stand::of(follower, now)).chain(below)
+        });
+        // Who has gone over to a relay, or come from there, is shown where it lives.
+        let mut once: BTreeMap<&NodeId, Stand<'_>> = BTreeMap::new();
+        for stand in stands {
+            let is_known = once.get(stand.node).is_some_and(|known| known.live);
+            if !is_known && (once.len() < MAX_NODES || once.contains_key(stand.node)) {
+                once.insert(stand.node, stand);
+            }
+        }
+        for stand in once.values() {
+            let labels = stand.labels(&feed.desk.feed);
+            for (rows, figure) in rows.iter_mut().zip(stand.figures) {
+                rows.extend(figure.map(|figure| (labels.clone(), figure)));
+            }
         }
     }
-    page.family("node_up", "gauge", "1 while the node is connected or was heard lately.", &up);
-    page.family(
-        "node_lag_seconds",
-        "gauge",
-        "How long the node has lacked what it should have.",
-        &lag,
-    );
-    page.family("node_reached", "gauge", "1 while its address was seen to lead to it.", &reached);
+    for ((name, help), rows) in FAMILIES.into_iter().zip(rows) {
+        page.family(name, "gauge", help, &rows);
+    }
 }
 
-fn labels_of(feed: &str, follower: &Follower) -> String {
-    let hello = &follower.hello;
-    let region = hello.region.as_ref().map_or("", |region| region.as_str());
-    let label = escaped(hello.label.as_str());
-    format!("{{feed=\"{feed}\",node=\"{}\",label=\"{label}\",region=\"{region}\"}}", hello.node)
+const FAMILIES: [(&str, &str); 7] = [
+    ("node_up", "1 while the node is connected or was heard lately."),
+    ("node_lag_seconds", "How long the node has lacked what it should have."),
+    ("node_reached", "1 while its address was seen to lead to it."),
+    ("node_want_seq", "Number of the version that the node should have."),
+    ("node_have_seq", "Number of the version that it has verified."),
+    ("node_verified_timestamp_seconds", "When it verified what it has."),
+    ("node_failing", "1 while its last failure is not mended."),
+];
+
+/// Where one node stands.
+struct Stand<'a> {
+    node: &'a NodeId,
+    label: &'a Label,
+    region: Option<&'a RegionName>,
+    live: bool,
+    figures: [Option<f64>; FAMILIES.len()],
+}
+
+impl<'a> Stand<'a> {
+    fn of(follower: &'a Follower, now: Instant) -> Self {
+        let (hello, live) = (&follower.hello, follower.is_live(now));
+        Stand {
+            node: &hello.node,
+            label: &hello.label,
+            region: hello.region.as_ref(),
+            live,
+            figures: [
+                Some(live.into()),
+                Some(follower.lag(now).as_secs_f64()),
+                Some((follower.reach == Reach::Reached).into()),
+                follower.want.map(|head| number(head.seq)),
+                follower.have.map(|head| number(head.seq)),
+                moment(follower.verified_at, now),
+                Some(follower.error().is_some().into()),
+            ],
+        }
+    }
+
+    fn below(distant: &'a Distant, live: bool, now: Instant) -> Self {
+        let report = &distant.report;
+        let live = live && report.live;
+        Stand {
+            node: &report.node,
+            label: &report.label,
+            region: report.region.as_ref(),
+            live,
+            figures: [
+                Some(live.into()),
+                Some(distant.lag(now).as_secs_f64()),
+                Some(report.reached.into()),
+                distant.want.map(|head| number(head.seq)),
+                report.have.map(|head| number(head.seq)),
+                moment(distant.verified_at, now),
+                Some(report.error.is_some().into()),
+            ],
+        }
+    }
+
+    fn labels(&self, feed: &FeedName) -> String {
+        let Stand { node, label, region, .. } = self;
+        let region = region.map_or("", |region| region.as_str());
+        let label = escaped(label.as_str());
+        format!("{{feed=\"{feed}\",node=\"{node}\",label=\"{label}\",region=\"{region}\"}}")
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "nobody publishes 2^53 versions")]
+fn number(seq: u64) -> f64 {
+    seq as f64
+}
+
+/// Seconds since 1970 of an instant that is past.
+fn moment(at: Option<Instant>, now: Instant) -> Option<f64> {
+    let at = sys::now().checked_sub(now.saturating_duration_since(at?))?;
+    at.duration_since(std::time::UNIX_EPOCH).ok().map(|since| number(since.as_secs()))
 }
 
 /// How long versions take to arrive.

@@ -27,7 +27,7 @@ use super::{
     target,
 };
 use crate::{
-    bus::{Follower, report::Report, roster::Reach},
+    bus::{Distant, Follower, report::Report, roster::Reach},
     model::{Head, Member, NodeId, RegionName, RelPath},
 };
 
@@ -35,6 +35,26 @@ use crate::{
 struct Row {
     node: Value,
     feeds: Vec<Value>,
+}
+
+impl Row {
+    /// Puts in what is known of a node from one place: where it is away there, another place counts.
+    fn put(rows: &mut BTreeMap<NodeId, Row>, id: NodeId, row: Row) {
+        let Some(known) = rows.get_mut(&id) else {
+            rows.insert(id, row);
+            return;
+        };
+        for feed in row.feeds {
+            match known.feeds.iter_mut().find(|known| known["feed"] == feed["feed"]) {
+                None => known.feeds.push(feed),
+                Some(place) if place["state"] == "away" => {
+                    *place = feed;
+                    known.node.clone_from(&row.node);
+                }
+                Some(_) => {}
+            }
+        }
+    }
 }
 
 /// `GET /v1/nodes`: every node that follows a feed here, also through relays; and who was turned away.
@@ -49,13 +69,13 @@ pub(super) fn all(edge: &Edge, page: &Page) -> Value {
     for feed in edge.feeds() {
         for follower in feed.desk.followers() {
             let id = follower.hello.node.clone();
-            let row = || Row { node: node_of(&follower), feeds: Vec::new() };
-            rows.entry(id).or_insert_with(row).feeds.push(feed_of(feed, &follower, now));
+            let row = Row { node: node_of(&follower), feeds: vec![feed_of(feed, &follower, now)] };
+            Row::put(&mut rows, id, row);
             let live = follower.is_live(now);
-            for report in follower.below.values() {
-                let row = || Row { node: node_below(report, live), feeds: Vec::new() };
-                let feed = feed_below(feed, report, live);
-                rows.entry(report.node.clone()).or_insert_with(row).feeds.push(feed);
+            for distant in follower.below.values() {
+                let node = node_below(&distant.report, live);
+                let row = Row { node, feeds: vec![feed_below(feed, distant, live, now)] };
+                Row::put(&mut rows, distant.report.node.clone(), row);
             }
         }
     }
@@ -99,7 +119,8 @@ fn node_below(report: &Report, live: bool) -> Value {
     })
 }
 
-fn feed_below(feed: &Feed, report: &Report, live: bool) -> Value {
+fn feed_below(feed: &Feed, distant: &Distant, live: bool, now: Instant) -> Value {
+    let report = &distant.report;
     let head = feed.desk.head();
     let state = match report.live && live {
         false => "away",
@@ -110,6 +131,7 @@ fn feed_below(feed: &Feed, report: &Report, live: bool) -> Value {
     json!({
         "feed": feed.desk.feed, "want": head, "fetched": report.fetched, "have": report.have,
         "standing": report.standing, "state": state, "waits": report.waits,
+        "lag_ms": distant.lag(now).as_millis(), "verified_at": moment(distant.verified_at, now),
         "last_error": report.error,
     })
 }
@@ -136,13 +158,17 @@ fn feed_of(feed: &Feed, follower: &Follower, now: Instant) -> Value {
         "state": state,
         "waits": follower.waits,
         "lag_ms": follower.lag(now).as_millis(),
-        "verified_at": follower.verified_at.and_then(|at| {
-            crate::sys::now().checked_sub(now.saturating_duration_since(at)).and_then(feeds::tenth)
-        }),
+        "verified_at": moment(follower.verified_at, now),
         "took_ms": ack.map(|ack| ack.took_ms),
         "progress": follower.progress.map(feeds::progress),
         "last_error": follower.error(),
     })
+}
+
+/// The time of day of an instant that is past.
+fn moment(at: Option<Instant>, now: Instant) -> Option<String> {
+    let age = now.saturating_duration_since(at?);
+    crate::sys::now().checked_sub(age).and_then(feeds::tenth)
 }
 
 /// `DELETE /v1/nodes/{id}`: forget a node that is gone.
@@ -229,7 +255,7 @@ fn served_by(edge: &Edge, region: &RegionName) -> (Vec<Value>, Vec<Value>) {
 fn named(edge: &Edge) -> BTreeSet<RegionName> {
     let followers = edge.feeds().flat_map(|feed| feed.desk.followers());
     let regions = followers.flat_map(|follower| {
-        let below = follower.below.into_values().map(|report| report.region);
+        let below = follower.below.into_values().map(|distant| distant.report.region);
         below.chain([follower.hello.region]).flatten().collect::<Vec<_>>()
     });
     regions.collect()

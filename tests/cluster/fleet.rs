@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     oracle::{compare, wait_equal},
     proxy::Proxy,
-    world::{Node, World, curl, done, eventually},
+    world::{Node, World, curl, done, eventually, state},
 };
 
 /// A node's entry, once it is listed.
@@ -32,7 +32,25 @@ fn the_hub_answers_for_every_node_below_its_relays() {
     let entry = listed(&hub, "leaf").unwrap();
     let above = listed(&relay, "middle").unwrap();
     assert_eq!(entry["via"], above["id"], "{entry}");
-    assert_eq!(entry["feeds"][0]["state"], "verified", "{entry}");
+    let stands = &entry["feeds"][0];
+    assert_eq!((&stands["state"], &stands["lag_ms"]), (&"verified".into(), &0.into()), "{entry}");
+    assert!(stands["verified_at"].is_string() && stands["last_error"].is_null(), "{entry}");
+    assert_eq!(stands["want"], stands["have"], "{entry}");
+    let figures = |name: &str, label: &str| {
+        let page = curl(&[&format!("{}/metrics", hub.url())]).stdout;
+        let page = String::from_utf8(page).unwrap();
+        let label = format!("label=\"{label}\"");
+        let line = page.lines().find(|line| line.starts_with(name) && line.contains(&label));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+    };
+    for label in ["relay", "middle", "leaf"] {
+        assert_eq!(figures("depsync_node_have_seq", label), Some(1));
+        assert_eq!(figures("depsync_node_want_seq", label), Some(1));
+        assert_eq!(figures("depsync_node_up", label), Some(1));
+        assert!(figures("depsync_node_verified_timestamp_seconds", label) > Some(1_600_000_000));
+    }
+    let nodes = done(&hub, &["nodes"]);
+    assert!(nodes.contains("VERIFIED") && nodes.contains("leaf"), "{nodes}");
 
     // A leaf that dies is missed at the top, and what it was is remembered.
     leaf.kill();
@@ -41,6 +59,9 @@ fn the_hub_answers_for_every_node_below_its_relays() {
     let output = hub.command(&["wait", "default", "--timeout", "1s"]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && text.contains("leaf"), "{text}");
+    let entry = listed(&hub, "leaf").unwrap();
+    assert!(entry["feeds"][0]["lag_ms"].as_u64() > Some(0), "{entry}");
+    assert_eq!(figures("depsync_node_want_seq", "leaf"), Some(2));
     leaf.start();
     done(&hub, &["wait", "default"]);
     // Mirrors record what moved, as the primary does.
@@ -137,6 +158,41 @@ fn an_address_that_does_not_lead_to_the_node_is_shown_and_nobody_is_led_there() 
     assert!(why.contains("another node"), "{why}");
     let url = format!("{}/v1/feeds/default/files/file?via=eu", hub.url());
     assert_eq!(curl(&[&url]).stdout, b"x", "the primary itself serves");
+
+    // A redirect is not followed, whoever it leads to, and nothing secret is shown there.
+    let (asked, answers) = redirecting(&format!("{}/livez", eu.url()));
+    let us = world.region_with("us", &hub, &["--advertise", &asked]);
+    wait_equal(&hub.dir, &[&us.dir]);
+    let request = answers.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
+    assert!(request.starts_with("GET /livez "), "{request}");
+    assert!(!request.to_lowercase().contains("authorization"), "{request}");
+    eventually("it is unreachable", || match listed(&hub, "us") {
+        Some(node)
+            if node["unreachable"].as_str().is_some_and(|why| why.contains("no depsync")) =>
+        {
+            Ok(())
+        }
+        other => Err(format!("{other:?}")),
+    });
+}
+
+/// A server that redirects everybody, and gives what it was asked.
+fn redirecting(to: &str) -> (String, std::sync::mpsc::Receiver<String>) {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answer = format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
+    let (tell, asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).unwrap_or(0);
+            let _ = tell.send(String::from_utf8_lossy(&request[..read]).into_owned());
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (url, asked)
 }
 
 #[test]
@@ -166,6 +222,15 @@ fn a_cut_network_and_lost_announcements_cost_time_and_nothing_else() {
     });
     let secs = if std::env::var_os("DEPSYNC_FULL").is_some() { 60 } else { 21 };
     eventually_down(&hub, secs);
+    let said = |node: &Node| {
+        let answer = curl(&[&format!("{}/healthz", node.url())]);
+        String::from_utf8_lossy(&answer.stdout).into_owned()
+    };
+    eventually("the region is not well either", || match said(&eu) {
+        text if text.contains("the upstream is not heard") => Ok(()),
+        text => Err(text),
+    });
+    assert!(said(&us).contains("\"ok\""), "{}", said(&us));
     let fetches = |node: &Node| {
         let runs = node.get("/v1/runs?limit=1000");
         runs["runs"].as_array().unwrap().iter().filter(|run| run["kind"] == "fetch").count()
@@ -178,10 +243,19 @@ fn a_cut_network_and_lost_announcements_cost_time_and_nothing_else() {
     // Killed without warning, and started again.
     hub.kill();
     fs::write(hub.dir.join("b"), "while it was down").unwrap();
+    for node in [&us, &eu] {
+        let why = state(node, "waiting-for-upstream");
+        assert!(why.contains("connect"), "{why}");
+        assert_eq!(fs::read_to_string(node.dir.join("a")).unwrap(), "49", "it serves what it has");
+    }
     hub.start();
     eventually("all are equal", || {
         compare(&hub.dir, &us.dir).and_then(|()| compare(&hub.dir, &eu.dir))
     });
+    done(&hub, &["wait", "default"]);
+    for node in [&us, &eu] {
+        state(node, "idle");
+    }
     for node in [&hub, &us, &eu] {
         node.fsck();
     }
@@ -219,11 +293,11 @@ fn two_feeds_on_one_node_as_in_the_example() {
     let mut hub = world.configured("hub", "", "");
     let mut eu = world.configured("eu", "", "");
     let write = |name: &str, text: String| fs::write(world.path(name), text).unwrap();
-    let state = |node: &Node| format!("state_dir = {:?}", node.state);
+    let state_dir = |node: &Node| format!("state_dir = {:?}", node.state);
     write(
         "hub.toml",
         hub_text
-            .replace("state_dir = \"/var/lib/depsync\"", &state(&hub))
+            .replace("state_dir = \"/var/lib/depsync\"", &state_dir(&hub))
             .replace("\"/srv/wso2/repository/deployment/server\"", &format!("{server:?}"))
             .replace("\"/srv/wso2/repository/tenants\"", &format!("{tenants:?}")),
     );
@@ -231,7 +305,7 @@ fn two_feeds_on_one_node_as_in_the_example() {
     write(
         "eu.toml",
         eu_text
-            .replace("state_dir = \"/var/lib/depsync\"", &state(&eu))
+            .replace("state_dir = \"/var/lib/depsync\"", &state_dir(&eu))
             .replace("\"http://hub.example:7873\"", &format!("{:?}", hub.url()))
             .replace("\"/srv/wso2/repository/deployment/server\"", &format!("{:?}", mirrors[0]))
             .replace("\"/srv/wso2/repository/tenants\"", &format!("{:?}", mirrors[1])),

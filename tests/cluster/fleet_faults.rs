@@ -142,6 +142,11 @@ fn announcements_that_are_lost_on_an_open_connection_cost_a_heartbeat() {
         wait_equal(&hub.dir, &[&eu.dir]);
         // It has missed nothing that it knows of: the connection was there all the time.
         assert_eq!(feed(&eu)["state"], "idle");
+        let health = curl(&[&format!("{}/healthz", eu.url())]);
+        assert!(String::from_utf8_lossy(&health.stdout).contains("\"ok\""), "{health:?}");
+        let entry = hub.get("/v1/nodes")["nodes"][0].clone();
+        let state = entry["feeds"][0]["state"].as_str().unwrap_or_default().to_owned();
+        assert!(["verified", "behind"].contains(&&*state) && entry["connected"] == true, "{entry}");
     }
     assert!(proxy.dropped.load(SeqCst) >= 4, "announcements were dropped");
     assert_eq!(proxy.followed.load(SeqCst), 1, "over one connection");
@@ -243,6 +248,37 @@ fn lost_ledgers_are_made_anew_and_nothing_is_deleted() {
 }
 
 #[test]
+fn rows_of_runs_that_never_ended_block_nothing() {
+    let world = World::new();
+    let mut hub = world.primary("hub");
+    let mut eu = world.region("eu", &hub);
+    publish(&hub, "a", "1");
+    wait_equal(&hub.dir, &[&eu.dir]);
+    for node in [&mut hub, &mut eu] {
+        node.kill();
+        // As another program, or another version, might have left them: under way since 1970.
+        let ledger = rusqlite::Connection::open(node.state.join("ledger.db")).unwrap();
+        for kind in ["commit", "fetch", "checkout", "maintenance", "hook"] {
+            let row =
+                "INSERT INTO runs (feed, kind, started_ms, took_us, outcome, files, bytes, names)
+                VALUES ('default', ?1, 0, 0, 'running', 0, 0, x'')";
+            assert_eq!(ledger.execute(row, [kind]).unwrap(), 1);
+        }
+    }
+    hub.start();
+    eu.start();
+    publish(&hub, "a", "2");
+    wait_equal(&hub.dir, &[&eu.dir]);
+    done(&hub, &["sync", "--wait"]);
+    for node in [&hub, &eu] {
+        let runs = node.get("/v1/runs?limit=1000");
+        assert!(!runs.to_string().contains("running"), "{runs}");
+        let newest = &runs["runs"][0];
+        assert_eq!(newest["outcome"], "ok", "{runs}");
+    }
+}
+
+#[test]
 fn a_primary_that_starts_with_an_empty_state_is_refused_until_it_is_promoted() {
     let world = World::new();
     let mut hub = world.primary("hub");
@@ -336,18 +372,7 @@ fn a_stage_that_is_stuck_is_shown() {
     assert!(well["stages"][0]["moved_ms"].as_u64() < Some(20_000), "{well}");
 
     // From now on the disk takes two minutes to answer.
-    let mut tracer = Command::new("strace")
-        .args(["-f", "-qq", "-o", "/dev/null", "-p", &hub.pid().to_string()])
-        .args(["-e", "trace=fsync", "-e", "inject=fsync:delay_enter=120s"])
-        .spawn()
-        .unwrap();
-    eventually("it is traced", || {
-        let status = fs::read_to_string(format!("/proc/{}/status", hub.pid())).unwrap();
-        match status.lines().find(|line| line.starts_with("TracerPid:")) {
-            Some(line) if line.ends_with(&tracer.id().to_string()) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
+    let mut tracer = slow_disk(hub.pid(), hub.pid(), &["-f"]);
     fs::write(hub.dir.join("a"), "2").unwrap();
     eventually("that is shown", || {
         let ready = ask("/readyz");
@@ -365,5 +390,70 @@ fn a_stage_that_is_stuck_is_shown() {
             true => Ok(()),
             false => Err(format!("{ready} {seq:?}")),
         }
+    });
+}
+
+/// Lets a thread wait two minutes for the disk, whenever it wants something to be durable.
+fn slow_disk(process: u32, thread: u32, more: &[&str]) -> std::process::Child {
+    let tracer = Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "-p", &thread.to_string()])
+        .args(["-e", "trace=fsync,syncfs", "-e", "inject=fsync,syncfs:delay_enter=120s"])
+        .args(more)
+        .spawn()
+        .unwrap();
+    eventually("it is traced", || {
+        let status = fs::read_to_string(format!("/proc/{process}/task/{thread}/status")).unwrap();
+        match status.lines().find(|line| line.starts_with("TracerPid:")) {
+            Some(line) if line.ends_with(&tracer.id().to_string()) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    tracer
+}
+
+#[test]
+fn a_checkout_that_is_stuck_is_shown_and_the_store_goes_on() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    let eu = world.region("eu", &hub);
+    publish(&hub, "a", "1");
+    wait_equal(&hub.dir, &[&eu.dir]);
+    let ready = |node: &Node| -> Value {
+        let answer = curl(&[&format!("{}/readyz", node.url())]);
+        serde_json::from_slice(&answer.stdout).unwrap_or_default()
+    };
+    assert_eq!(ready(&eu)["status"], "ready");
+    let threads = fs::read_dir(format!("/proc/{}/task", eu.pid())).unwrap();
+    let named = |entry: &fs::DirEntry| {
+        fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name == "default-disk\n")
+    };
+    let thread = threads.map(Result::unwrap).find(named).expect("its disk has a thread");
+    let thread = thread.file_name().to_string_lossy().parse().unwrap();
+    let mut tracer = slow_disk(eu.pid(), thread, &[]);
+    publish(&hub, "a", "2");
+    eventually("that is shown", || {
+        let ready = ready(&eu);
+        match ready["faults"][0]["fault"].as_str() {
+            Some(fault) if fault.contains("its disk thread does not get on") => Ok(()),
+            _ => Err(ready.to_string()),
+        }
+    });
+    // What comes meanwhile is fetched and served, and the primary says who lacks it.
+    publish(&hub, "a", "3");
+    let newest = hub.commit();
+    eventually("it is fetched", || match eu.commit() == newest {
+        true => Ok(()),
+        false => Err(feed(&eu).to_string()),
+    });
+    assert_eq!(fs::read_to_string(eu.dir.join("a")).unwrap(), "1");
+    let verdict = hub.command(&["wait", "default", "--timeout", "0"]);
+    assert!(String::from_utf8_lossy(&verdict.stderr).contains("eu (is behind)"), "{verdict:?}");
+    assert_eq!(ready(&hub)["status"], "ready");
+    tracer.kill().unwrap();
+    tracer.wait().unwrap();
+    wait_equal(&hub.dir, &[&eu.dir]);
+    eventually("it is ready again", || match ready(&eu) {
+        ready if ready["status"] == "ready" => Ok(()),
+        ready => Err(ready.to_string()),
     });
 }

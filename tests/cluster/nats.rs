@@ -12,6 +12,8 @@ use crate::world::{World, eventually};
 pub struct NatsServer {
     port: u16,
     store: PathBuf,
+    /// A name and a password, where it asks for them.
+    who: Option<(String, String)>,
     child: Option<Child>,
 }
 
@@ -19,7 +21,7 @@ impl NatsServer {
     /// A server that is not running yet.
     pub fn new(world: &World) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        NatsServer { port, store: world.path("nats"), child: None }
+        NatsServer { port, store: world.path("nats"), who: None, child: None }
     }
 
     /// A server that runs.
@@ -29,11 +31,18 @@ impl NatsServer {
         server
     }
 
+    /// Lets in only who has this name and this password.
+    pub fn guard(&mut self, name: &str, password: &str) {
+        self.who = Some((name.to_owned(), password.to_owned()));
+    }
+
     pub fn start(&mut self) {
         let port = self.port.to_string();
+        let who = self.who.iter().flat_map(|(name, password)| ["--user", name, "--pass", password]);
         let child = Command::new("nats-server")
             .args(["-js", "-a", "127.0.0.1", "-p", &port, "-sd"])
             .arg(&self.store)
+            .args(who)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

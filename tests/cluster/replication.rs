@@ -5,7 +5,8 @@ use std::fs;
 use serde_json::Value;
 
 use crate::{
-    oracle::{compare, contents, wait_equal},
+    nats::NatsServer,
+    oracle::{contents, wait_equal},
     world::{Node, World, curl, done, eventually, feed, state},
 };
 
@@ -93,6 +94,20 @@ fn a_paused_node_stays_where_it_is_and_goes_on_when_it_is_resumed() {
     wait_equal(&hub.dir, &[&eu.dir]);
     refused(&hub, &["resume", "--region", "eu"], &["not paused"]);
     refused(&hub, &["pause", "--node", "nobody"], &["nobody"]);
+
+    // One node by its name, and all of them at once.
+    done(&hub, &["pause", "--node", "us"]);
+    state(&us, "paused");
+    assert_eq!(feed(&eu)["state"], "idle");
+    done(&hub, &["resume", "--node", "us"]);
+    done(&hub, &["pause"]);
+    for node in [&eu, &us] {
+        state(node, "paused");
+    }
+    done(&hub, &["resume"]);
+    for node in [&eu, &us] {
+        state(node, "idle");
+    }
 
     // At a region its own operator may do the same.
     done(&us, &["pause"]);
@@ -237,29 +252,41 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 fn the_backup_drill() {
     let world = World::new();
     let mut hub = world.primary("hub");
-    let mut eu = world.region("eu", &hub);
+    // The backup keeps history and objects, and no directory.
+    let upstream = format!("upstream = \"{}\"\ncheckout = \"none\"", hub.url());
+    let mut backup = world.configured("backup", "[region]\nname = \"backup\"", &upstream);
+    let config = world.path("backup.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let text: String =
+        text.lines().filter(|it| !it.starts_with("dir =")).map(|it| format!("{it}\n")).collect();
+    fs::write(&config, text).unwrap();
+    backup.start();
     fs::create_dir(hub.dir.join("apps")).unwrap();
     fs::write(hub.dir.join("apps/small"), "x").unwrap();
     fs::write(hub.dir.join("large.war"), vec![3; 2_000_000]).unwrap();
-    wait_equal(&hub.dir, &[&eu.dir]);
+    done(&hub, &["sync"]);
+    let said = done(&hub, &["wait", "default"]);
+    assert!(said.contains("backup"), "{said}");
+    assert!(contents(&backup.dir).is_empty());
     let before = contents(&hub.dir);
     // The primary's disk is lost: folder and state.
     hub.kill();
     fs::remove_dir_all(&hub.dir).unwrap();
     fs::remove_dir_all(&hub.state).unwrap();
 
-    let hub = world.region("hub-2", &eu);
+    let hub = world.region("hub-2", &backup);
     eventually("the folder is rebuilt", || match contents(&hub.dir) == before {
         true => Ok(()),
-        false => compare(&eu.dir, &hub.dir),
+        false => Err(format!("{:?}", contents(&hub.dir).keys())),
     });
     state(&hub, "idle");
     done(&hub, &["promote"]);
-    done(&eu, &["demote", "--upstream", &hub.url()]);
+    done(&backup, &["demote", "--upstream", &hub.url()]);
+    let eu = world.region("eu", &backup);
     fs::write(hub.dir.join("apps/small"), "work goes on").unwrap();
     wait_equal(&hub.dir, &[&eu.dir]);
-    assert_eq!((epoch(&hub), epoch(&eu)), (2, 2));
-    eu.stop();
+    assert_eq!((epoch(&hub), epoch(&backup), epoch(&eu)), (2, 2, 2));
+    backup.stop();
 }
 
 #[test]
@@ -430,6 +457,48 @@ fn the_faults_of_a_link_have_names_at_both_ends() {
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         assert!(!output.status.success() && said.contains(words), "{url}: {said}");
     }
+}
+
+#[test]
+fn what_keeps_a_node_from_nats_is_named_before_it_is_started() {
+    let world = World::new();
+    let hub = world.primary("hub");
+    let mut server = NatsServer::new(&world);
+    server.guard("depsync", "right");
+    server.start();
+    let address = server.url().strip_prefix("nats://").unwrap().to_owned();
+    let with = |who: &str| format!("nats://{who}@{address}");
+    let check = |nats: &str| {
+        let config = world.path("try.toml");
+        let text = format!(
+            "state_dir = {:?}\n[region]\nname = \"eu\"\n[bus]\nnats = \"{nats}\"\n[[feed]]\ndir = {:?}\nupstream = \"{}\"\n",
+            world.path("try.state"),
+            world.folder("try"),
+            hub.url(),
+        );
+        fs::write(&config, text).unwrap();
+        let config = config.to_str().unwrap();
+        let output = crate::world::depsync(&["check", "--connect", "--config", config]);
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = check(&with("depsync:right"));
+    assert_eq!(code, Some(0), "{said}");
+    for who in ["depsync:wrong", "somebody:right"] {
+        let (code, said) = check(&with(who));
+        assert!(code == Some(1) && said.contains("does not accept"), "{who}: {said}");
+        assert!(!said.contains("wrong") && said.contains(&address), "{said}");
+    }
+    let (code, said) = check(&server.url());
+    assert!(code == Some(1) && said.contains("does not accept"), "{said}");
+    // Something else answers there.
+    let (code, said) = check(&hub.url().replace("http", "nats"));
+    assert!(code == Some(1) && said.contains("away"), "{said}");
+    let (code, said) = check(&hub.url());
+    assert!(code != Some(0) && said.contains("nats://"), "{said}");
+    server.kill();
+    let (code, said) = check(&with("depsync:right"));
+    assert!(code == Some(1) && said.contains("is away"), "{said}");
 }
 
 /// A server that gives everybody the same answer.

@@ -12,7 +12,7 @@ pub mod attend;
 use std::{sync::Arc, time::Duration};
 
 use async_nats::{
-    Client, ConnectOptions, Event,
+    Client, ClientError, ConnectOptions, Event,
     connection::State,
     jetstream::{self, kv, stream},
 };
@@ -51,6 +51,16 @@ pub enum Error {
         /// What was tried, and came to nothing.
         why: String,
     },
+    /// It does not let us in; tried again without end.
+    #[error(
+        "NATS at {0} does not accept our name and password; check those in [bus] nats, and the server's users"
+    )]
+    Refused(String),
+}
+
+/// In the words of the crate, which has no others for this.
+fn turns_away(why: &str) -> bool {
+    why.contains("authorization")
 }
 
 fn because(why: &str) -> String {
@@ -66,6 +76,8 @@ pub struct Nats {
     server: Arc<str>,
     /// How often it was connected.
     connected: watch::Receiver<u64>,
+    /// Whether it has turned us away since.
+    refused: watch::Receiver<bool>,
 }
 
 /// A frame of a follower, with what shows whose it is.
@@ -87,7 +99,8 @@ impl Nats {
         let host = parsed.host_str().ok_or_else(|| Error::Address(url.to_owned()))?;
         let server = format!("{}://{host}:{}", parsed.scheme(), parsed.port().unwrap_or(4222));
         let (count, connected) = watch::channel(0);
-        let count = Arc::new(count);
+        let (refuse, refused) = watch::channel(false);
+        let (count, refuse) = (Arc::new(count), Arc::new(refuse));
         let mut options = ConnectOptions::new()
             .name(name)
             .retry_on_initial_connect()
@@ -99,8 +112,15 @@ impl Nats {
                 (Duration::from_millis(50) * u32::try_from(tries).unwrap_or(u32::MAX)).min(AGAIN)
             })
             .event_callback(move |event| {
-                if event == Event::Connected {
-                    count.send_modify(|count| *count += 1);
+                match event {
+                    Event::Connected => {
+                        refuse.send_replace(false);
+                        count.send_modify(|count| *count += 1);
+                    }
+                    Event::ClientError(ClientError::Other(why)) if turns_away(&why) => {
+                        refuse.send_replace(true);
+                    }
+                    _ => {}
                 }
                 async {}
             });
@@ -113,7 +133,7 @@ impl Nats {
         let client = options.connect(&server).await;
         let client = client.map_err(|_| Error::Address(server.clone()))?;
         let jetstream = jetstream::new(client.clone());
-        Ok(Nats { client, jetstream, server: server.into(), connected })
+        Ok(Nats { client, jetstream, server: server.into(), connected, refused })
     }
 
     /// Whether the server is there now.
@@ -124,22 +144,32 @@ impl Nats {
     /// Waits until the server is there.
     ///
     /// # Errors
-    /// When it is not there within `limit`.
+    /// When it is not there within `limit`, or turns us away.
     pub async fn await_up(&self, limit: Duration) -> Result<(), Error> {
-        let mut connected = self.connected.clone();
-        let up = async {
-            while !self.is_up() {
-                if connected.changed().await.is_err() {
+        let (mut connected, mut refused) = (self.connected.clone(), self.refused.clone());
+        let news = async {
+            while !self.is_up() && !*refused.borrow_and_update() {
+                let went_on = tokio::select! {
+                    changed = connected.changed() => changed,
+                    changed = refused.changed() => changed,
+                };
+                if went_on.is_err() {
                     std::future::pending::<()>().await;
                 }
             }
         };
-        tokio::time::timeout(limit, up).await.map_err(|_| self.away(""))
+        // Over or not: what counts is whether it is there.
+        let _ = tokio::time::timeout(limit, news).await;
+        if self.is_up() { Ok(()) } else { Err(self.away("")) }
     }
 
-    /// That the server is away.
+    /// That the server is away, or does not let us in.
     pub fn away(&self, why: &str) -> Error {
-        Error::Away { server: self.server.to_string(), why: why.to_owned() }
+        let server = self.server.to_string();
+        if *self.refused.borrow() {
+            return Error::Refused(server);
+        }
+        Error::Away { server, why: why.to_owned() }
     }
 
     /// The bucket of heads, made with that of nodes where they are not there.

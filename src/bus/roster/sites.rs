@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use super::{Follower, MAX_FOLLOWERS, Reach, Roster};
+use super::{Distant, Follower, MAX_FOLLOWERS, Reach, Roster};
 use crate::{
     bus::{frame::Standing, report::Report},
     model::{FeedName, Head, NodeId, RegionName, RelPath, Subset, Target},
@@ -97,7 +97,8 @@ impl Parts {
 impl Roster {
     /// The nodes that could serve a region's clients: its own first, then the relays above it.
     pub fn sites_of(&self, now: Instant, region: &RegionName, paused: &[Target]) -> Vec<Site> {
-        if let Some(bound) = self.bindings.get(region) {
+        let bound = self.bindings.get(region);
+        if let Some(bound) = bound.filter(|bound| self.is_bound_here(now, &bound.node)) {
             let here = self.followers.get(&bound.node);
             return vec![match here {
                 Some(known) => self.site_of(known, now, paused),
@@ -107,13 +108,14 @@ impl Roster {
         let below = self.serving_below.get(region);
         let found = below.and_then(|(relay, node)| {
             let relay = self.followers.get(relay)?;
-            Some((relay, relay.below.get(node).filter(|it| serves(it, region))?))
+            let report = &relay.below.get(node)?.report;
+            serves(report, region).then_some((relay, report))
         });
         let Some((relay, report)) = found else { return Vec::new() };
         let mut sites = vec![self.site_below(report, relay, now)];
         let mut via = &report.via;
         while *via != relay.hello.node && sites.len() < MAX_HOPS {
-            let Some(above) = relay.below.get(via) else { break };
+            let Some(Distant { report: above, .. }) = relay.below.get(via) else { break };
             sites.push(self.site_below(above, relay, now));
             via = &above.via;
         }
@@ -127,9 +129,16 @@ impl Roster {
             return Some(self.site_of(known, now, paused));
         }
         let below = |relay: &'_ Follower| {
-            relay.below.get(node).map(|report| self.site_below(report, relay, now))
+            relay.below.get(node).map(|it| self.site_below(&it.report, relay, now))
         };
         self.followers.values().find_map(below)
+    }
+
+    /// Whether a region's node is to be looked for among our followers: one that has gone over to a
+    /// relay of ours is not.
+    fn is_bound_here(&self, now: Instant, node: &NodeId) -> bool {
+        let is_live = self.followers.get(node).is_some_and(|known| known.is_live(now));
+        is_live || !self.is_live_below(now, node)
     }
 
     /// Remembers under which relay a region is served.
@@ -146,8 +155,7 @@ impl Roster {
 
     fn site_of(&self, known: &Follower, now: Instant, paused: &[Target]) -> Site {
         let hello = &known.hello;
-        let is_paused = known.paused_there
-            || paused.iter().any(|target| target.is_about(&hello.node, hello.region.as_ref()));
+        let is_paused = known.paused_there || known.is_paused(paused);
         // Who has lost its connection may be dead: nobody is led there until it is back.
         let is_there = known.connected && known.is_live(now);
         Site {

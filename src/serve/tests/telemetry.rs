@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::{Put, World, body, header};
-use crate::bus::frame::{Ack, Outcome};
+use crate::bus::frame::{Ack, FromFollower, Outcome};
 
 /// Kind and labels of each family.
 type Families = BTreeMap<String, (String, Vec<String>)>;
@@ -79,7 +79,8 @@ fn busy() -> World {
     world.mirror("http://eu.example:1");
     world.publish(&[("a", Put::Blob(b"hello"))]);
     let head = world.desk.head().unwrap();
-    world.desk.acked(&"node-eu".parse().unwrap(), Ack::new(head, Outcome::Verified, 3, None));
+    let ack = FromFollower::Ack(Ack::new(head, Outcome::Verified, 3, None));
+    world.desk.take(&"node-eu".parse().unwrap(), 1, ack).expect("it was the first to say hello");
     world
 }
 
