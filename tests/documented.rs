@@ -54,8 +54,8 @@ fn arguments(command: &Command) -> impl Iterator<Item = &Arg> {
         |argument: &Arg| argument.get_long().is_some_and(|name| CONNECTION.contains(&name));
     let leave_out = talks(command);
     command.get_arguments().filter(move |argument| {
-        !["help", "version"].contains(&argument.get_id().as_str())
-            && !(leave_out && is_connection(argument))
+        let everywhere = ["help", "version"].contains(&argument.get_id().as_str());
+        !everywhere && (!leave_out || !is_connection(argument))
     })
 }
 
@@ -72,7 +72,7 @@ fn row(argument: &Arg) -> String {
         _ => String::new(),
     };
     if !value.is_empty() {
-        name = format!("{name} {value}").trim().to_owned();
+        name = if name.is_empty() { value } else { format!("{name} {value}") };
     }
     let mut help = argument.get_help().map(ToString::to_string).unwrap_or_default();
     assert!(!help.is_empty(), "{name} has no help");

@@ -68,6 +68,7 @@ fn configuration(tree: &Path) -> PathBuf {
     for folder in ["/srv/depsync", "/var/lib/depsync"] {
         let there = tree.join(&folder[1..]);
         assert!(there.is_dir(), "{folder} was not made");
+        let there = there.to_str().unwrap();
         text = text.replace(&format!("= {folder:?}"), &format!("= {there:?}"));
     }
     text = text.replace("127.0.0.1:7873", "127.0.0.1:0");
