@@ -1,7 +1,7 @@
 //! Downloads on real processes: against nginx, under limits, with many slow clients; and the look-up
-//! of a client's region.
+//! of a client's region, and what the signature of a redirect costs.
 //!
-//! `cargo bench --bench downloads` runs all parts, `… -- nginx` (or `lookup`, `rates`, `slow`) one.
+//! `cargo bench --bench downloads` runs all parts, `… -- nginx` (or `lookup`, `passes`, `rates`, `slow`) one.
 //! Both servers and the client share this machine, so only ratios of one run say something. `SECONDS`
 //! is how long each measurement takes.
 #![expect(
@@ -33,7 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use depsync::model::{Member, Region, RegionTable};
+use depsync::model::{Member, Oid, Pass, PassSecret, Region, RegionTable, RelPath, day_of};
 use world::{Node, eventually};
 
 /// How long one measurement takes.
@@ -111,11 +111,39 @@ fn lookup() {
     );
 }
 
+/// Redirects that ask for tokens are signed by the primary and checked by the region.
+fn passes() {
+    const ROUNDS: u32 = 100_000;
+    let (feed, region) = ("apps".parse().expect("a name"), "eu-west".parse().expect("a name"));
+    let path = RelPath::parse(b"webapps/a-service-1.2.3.war").expect("a path");
+    let (commit, expires) = (Oid::from_bytes([7; 20]), 1_800_000_000);
+    let pass = Pass { feed: &feed, commit, path: &path, region: &region, expires };
+    let secret = PassSecret::new([9; 32]);
+    let sign = || secret.key(&feed, &region, day_of(expires)).query(black_box(&pass));
+    let key = secret.key(&feed, &region, day_of(expires));
+    let query = sign();
+    let signature = query.split_once("&sig=").expect("a signature").1;
+    let best = |work: &dyn Fn()| {
+        let runs = (0..10).map(|_| {
+            let started = Instant::now();
+            (0..ROUNDS).for_each(|_| work());
+            started.elapsed().as_secs_f64() * 1e9 / f64::from(ROUNDS)
+        });
+        runs.fold(f64::MAX, f64::min)
+    };
+    let signing = best(&|| drop(black_box(sign())));
+    let checking = best(&|| assert!(key.signed(black_box(&pass), signature)));
+    println!(
+        "passes: {signing:.0} ns to sign (with the region's key of the day), {checking:.0} ns to check"
+    );
+}
+
 fn main() {
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
-    let parts: [(&str, fn()); 4] = [
+    let parts: [(&str, fn()); 5] = [
         ("lookup", lookup),
+        ("passes", passes),
         ("nginx", nginx::compare),
         ("rates", limits::rates),
         ("slow", limits::slow_clients),

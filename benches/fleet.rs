@@ -189,7 +189,9 @@ async fn mirrors(hub: &Hub, count: usize, at: &Path, stop: &CancellationToken) -
             token: None,
             http: http.clone(),
             nats: None,
-            tls: Arc::new(depsync::tls::client(None, None).unwrap()),
+            tls: Arc::new(
+                depsync::tls::Client::load(depsync::tls::Terms::default()).unwrap().config(),
+            ),
             poll: Duration::from_secs(60),
             hooks: Hooks::open(None),
             ledger: Arc::clone(&ledger),
@@ -322,7 +324,7 @@ async fn acknowledge_over_nats(
 ) {
     let hello = hello(n, true);
     let (node, region) = (hello.node.clone(), hello.region.clone());
-    let tls = depsync::tls::client(None, None).unwrap();
+    let tls = depsync::tls::Client::load(depsync::tls::Terms::default()).unwrap().config();
     let nats = Nats::connect(&server, node.as_str(), tls).await.unwrap();
     nats.await_up(LIMIT).await.unwrap();
     let (_, welcome) = greet(&address, hello).await;

@@ -91,14 +91,14 @@ pub type Tried = (FeedName, String, Result<Option<Head>, String>);
 pub fn try_upstreams(settings: &Settings) -> Result<Vec<Tried>, Error> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let tls = Tls::open(&settings.tls)?;
+    let tls = Tls::open(settings)?;
     let mut tried = Vec::new();
     for feed in &settings.feeds {
         let mirror = &feed.mirror;
         for url in &mirror.upstreams {
             let wrong = |_| Error::Upstream { feed: feed.name.clone(), url: url.to_string() };
             let base = reqwest::Url::parse(url.as_str()).map_err(wrong)?;
-            let contact = contact(mirror, &tls.client)?;
+            let contact = contact(mirror, tls.client_of(&feed.name))?;
             let came =
                 runtime.block_on(contact.try_to_follow(&base)).map_err(|error| error.to_string());
             tried.push((feed.name.clone(), url.to_string(), came));
@@ -114,9 +114,9 @@ pub fn try_upstreams(settings: &Settings) -> Result<Vec<Tried>, Error> {
 pub fn try_nats(settings: &Settings) -> Result<Option<String>, Error> {
     let Some(url) = &settings.nats else { return Ok(None) };
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let tls = Tls::open(&settings.tls)?;
+    let tls = Tls::open(settings)?;
     let tried = runtime.block_on(async {
-        let nats = Nats::connect(url.as_str(), "check", (*tls.client).clone()).await?;
+        let nats = Nats::connect(url.as_str(), "check", tls.client.config()).await?;
         nats.await_up(TRY).await
     });
     Ok(tried.err().map(|error| error.to_string()))
@@ -141,8 +141,10 @@ struct Node {
 struct Tls {
     /// To whoever connects; none: not at all.
     server: Option<Arc<tls::Server>>,
-    /// To its upstreams.
-    client: Arc<rustls::ClientConfig>,
+    /// To other nodes.
+    client: Arc<tls::Client>,
+    /// To the upstreams of feeds that say more of it.
+    upstreams: BTreeMap<FeedName, Arc<tls::Client>>,
 }
 
 impl Node {
@@ -151,7 +153,7 @@ impl Node {
         let decisions = Arc::new(Decisions::load(&state.decisions())?);
         let open = |feed: &FeedSettings| Feed::open(feed, &state, &decisions, settings.min_free);
         let feeds = settings.feeds.iter().map(open).collect::<Result<_, _>>()?;
-        let tls = Tls::open(&settings.tls)?;
+        let tls = Tls::open(&settings)?;
         Ok(Self { settings, state, ledger, decisions, feeds, tls })
     }
 
@@ -183,20 +185,21 @@ impl Node {
             ));
         }
         self.spawn_upkeep(&mut stages)?;
-        if let Some(tls) = &self.tls.server {
-            stages.spawn(keep_certificate(Arc::clone(tls), stop.clone()));
-        }
+        stages.spawn(keep_certificates(Arc::clone(&self), stop.clone()));
         let tls = self.tls.server.clone();
         let served = serve::run(listener, tls, Arc::clone(&edge), stop.clone());
         stages.spawn(async { served.await.map_err(Error::from) });
         if let Some(nats) = nats {
             stages.spawn(announce(self.announcer(nats, board.clone()), stop.clone()));
         }
-        stages.spawn(reach(board, http_client(&self.tls.client)?, stop.clone()));
+        stages.spawn(reach(board, http_client(&self.tls.client.config())?, stop.clone()));
         stages.spawn(expiry::watch(Arc::clone(&self.decisions), stop.clone()));
         stages.spawn(reload::follow(signals.hangup, self.settings.clone(), edge, stop.clone()));
         self.state.write_address(&address.to_string())?;
         self.settings.unused.iter().for_each(|line| tracing::info!("{line}"));
+        if self.settings.insecure {
+            tracing::warn!("{}", serve::INSECURE);
+        }
         tracing::info!(node = %self.settings.node, id = %self.state.node(), "listening on {}://{address}", self.scheme());
         stages.spawn(systemd::watch(stop.clone()));
         systemd::ready();
@@ -210,7 +213,7 @@ impl Node {
     /// The server by way of which heads are announced; whether it is there now does not matter.
     async fn nats(&self) -> Result<Option<Nats>, Error> {
         let Some(url) = &self.settings.nats else { return Ok(None) };
-        let (name, tls) = (self.settings.node.as_str(), (*self.tls.client).clone());
+        let (name, tls) = (self.settings.node.as_str(), self.tls.client.config());
         Ok(Some(Nats::connect(url.as_str(), name, tls).await?))
     }
 
@@ -254,6 +257,7 @@ impl Node {
             proxies: settings.proxies.clone(),
             regions: settings.region_table.clone(),
             bandwidth: settings.bandwidth.clone(),
+            limits: settings.limits,
             region: settings.region.clone(),
             freshness: settings.freshness,
             stale: settings.stale,
@@ -318,6 +322,7 @@ impl Node {
     ) -> Result<replica::Setup, Error> {
         let name = &feed.settings.name;
         let mirror = &feed.settings.mirror;
+        let tls = self.tls.client_of(name).config();
         Ok(replica::Setup {
             desk: Arc::clone(&feed.desk),
             state: self.state.feed(name),
@@ -336,9 +341,9 @@ impl Node {
             upstreams,
             upstream_feed: mirror.upstream_feed.clone(),
             token: mirror.token_file.clone().map(replica::TokenFile::new),
-            http: http_client(&self.tls.client)?,
+            http: http_client(&tls)?,
             nats,
-            tls: Arc::clone(&self.tls.client),
+            tls: Arc::new(tls),
             poll: self.settings.poll,
             hooks: feed.hooks(),
             ledger: Arc::clone(&self.ledger),
@@ -424,15 +429,13 @@ fn rules(guard: Option<config::Guard>) -> origin::Rules {
 }
 
 /// With what a feed's upstreams are asked for it.
-fn contact(
-    mirror: &config::Mirror,
-    tls: &Arc<rustls::ClientConfig>,
-) -> Result<replica::Contact, Error> {
+fn contact(mirror: &config::Mirror, tls: &Arc<tls::Client>) -> Result<replica::Contact, Error> {
+    let tls = tls.config();
     Ok(replica::Contact {
         feed: mirror.upstream_feed.clone(),
         token: mirror.token_file.clone().map(replica::TokenFile::new),
-        http: http_client(tls)?,
-        tls: Arc::clone(tls),
+        http: http_client(&tls)?,
+        tls: Arc::new(tls),
     })
 }
 
@@ -448,26 +451,55 @@ fn http_client(tls: &rustls::ClientConfig) -> Result<reqwest::Client, Error> {
 }
 
 impl Tls {
-    fn open(settings: &config::Tls) -> Result<Self, Error> {
-        let identity = settings.pair.clone().map(|(cert, key)| tls::Identity { cert, key });
-        let client = tls::client(identity.as_ref(), settings.ca.as_deref())?;
-        let server = identity.map(|identity| tls::Server::load(identity, settings.ca.clone()));
-        Ok(Self { server: server.transpose()?.map(Arc::new), client: Arc::new(client) })
+    fn open(settings: &Settings) -> Result<Self, Error> {
+        let identity =
+            |pair: &Option<_>| pair.clone().map(|(cert, key)| tls::Identity { cert, key });
+        let config::Tls { pair, ca, client_ca } = &settings.tls;
+        let own = identity(pair);
+        let terms = tls::Terms { identity: own.clone(), ca: ca.clone(), pins: Vec::new() };
+        let mut upstreams = BTreeMap::new();
+        for FeedSettings { name, mirror, .. } in &settings.feeds {
+            let shown = identity(&mirror.identity).or_else(|| own.clone());
+            let more = tls::Terms { identity: shown, pins: mirror.pins.clone(), ..terms.clone() };
+            if more != terms {
+                upstreams.insert(name.clone(), tls::Client::load(more)?);
+            }
+        }
+        let guests = match (client_ca, ca) {
+            (Some(ca), _) => tls::Guests::Known(ca.clone()),
+            (None, Some(ca)) => tls::Guests::Checked(ca.clone()),
+            (None, None) => tls::Guests::Anyone,
+        };
+        let server = own.map(|identity| tls::Server::load(identity, guests)).transpose()?;
+        Ok(Self { server: server.map(Arc::new), client: tls::Client::load(terms)?, upstreams })
+    }
+
+    /// For what a feed's upstreams are asked.
+    fn client_of(&self, feed: &FeedName) -> &Arc<tls::Client> {
+        self.upstreams.get(feed).unwrap_or(&self.client)
+    }
+
+    /// Takes up what was exchanged on disk; says whether anything was, and what cannot be used.
+    fn refresh(&self) -> Vec<Result<bool, tls::Error>> {
+        let clients = std::iter::once(&self.client).chain(self.upstreams.values());
+        let clients = clients.map(|client| client.refresh());
+        self.server.iter().map(|server| server.refresh()).chain(clients).collect()
     }
 }
 
 /// Takes up certificates that were exchanged on disk; transfers under way go on with the old ones.
-async fn keep_certificate(server: Arc<tls::Server>, stop: CancellationToken) -> Result<(), Error> {
+async fn keep_certificates(node: Arc<Node>, stop: CancellationToken) -> Result<(), Error> {
     while stop.run_until_cancelled(tokio::time::sleep(CERTIFICATE)).await.is_some() {
-        let server = Arc::clone(&server);
-        #[expect(clippy::disallowed_methods, reason = "three small files, now and then")]
-        let read = tokio::task::spawn_blocking(move || server.refresh()).await;
-        match read.map_err(|panic| Error::Ended(panic.to_string()))? {
-            Ok(true) => tracing::info!("another certificate is in force"),
-            Ok(false) => {}
-            Err(error) => {
-                tracing::error!(%error, "the certificate on disk cannot be used; the old one stays in force");
-            }
+        let node = Arc::clone(&node);
+        #[expect(clippy::disallowed_methods, reason = "a few small files, now and then")]
+        let read = tokio::task::spawn_blocking(move || node.tls.refresh()).await;
+        let read = read.map_err(|panic| Error::Ended(panic.to_string()))?;
+        if read.iter().any(|read| matches!(read, Ok(true))) {
+            tracing::info!("other certificates are in force");
+        }
+        // A node shows the same one to its clients and to others: its fault is told once.
+        if let Some(Err(error)) = read.into_iter().find(Result::is_err) {
+            tracing::error!(%error, "the certificate on disk cannot be used; the old one stays in force");
         }
     }
     Ok(())

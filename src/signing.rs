@@ -215,6 +215,11 @@ fn headers(commit: &[u8]) -> &[u8] {
     &commit[..end]
 }
 
+/// Whether a commit carries a signature, good or not.
+pub fn is_signed(commit: &[u8]) -> bool {
+    split(commit).is_some()
+}
+
 /// A commit without its signature, and that signature.
 fn split(commit: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let start = format!("\n{HEADER} ");

@@ -1,8 +1,11 @@
 //! TLS from files: this node's certificate, and whom it believes.
 //!
-//! TLS 1.2 at least. A certificate that is exchanged on disk is taken up while the node runs, for
-//! new connections only; one that cannot be used leaves the old one in force. A key that others than
-//! its owner may read is refused.
+//! TLS 1.2 at least. What is exchanged on disk is taken up while the node runs, for new connections
+//! only, at both ends; what cannot be used leaves the old in force. A key that others than its owner
+//! may read is refused.
+
+mod client;
+mod server;
 
 mod expiry;
 
@@ -15,11 +18,13 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    RootCertStore,
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
 };
-use rustls_platform_verifier::BuilderVerifierExt;
+
+pub use client::{Client, Terms};
+pub use server::{Guests, Server};
 
 pub use self::expiry::expires;
 
@@ -45,12 +50,12 @@ pub enum Error {
         /// Its reason.
         source: rustls::Error,
     },
-    /// Client certificates cannot be checked by this CA, or the machine has none that it believes.
+    /// Certificates cannot be checked by this CA, or the machine has none that it believes.
     #[error("certificates cannot be checked: {0}")]
     Verifier(String),
 }
 
-/// A node's certificate with its key.
+/// A certificate with its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// PEM: the certificate, then those between it and the CA.
@@ -59,96 +64,51 @@ pub struct Identity {
     pub key: PathBuf,
 }
 
-/// What a server needs, as it is now on disk.
-#[derive(Debug)]
-pub struct Server {
-    identity: Identity,
-    ca: Option<PathBuf>,
-    current: RwLock<(Stamp, Arc<ServerConfig>)>,
+impl Identity {
+    fn files(&self) -> [&Path; 2] {
+        [&self.cert, &self.key]
+    }
 }
 
 /// When each file was last changed.
 type Stamp = Vec<Option<SystemTime>>;
 
-impl Server {
-    /// Reads the certificate. With a CA, client certificates are asked for, and those that are shown
-    /// must be its own; none need be.
-    ///
-    /// # Errors
-    /// When a file cannot be read or used.
-    pub fn load(identity: Identity, ca: Option<PathBuf>) -> Result<Self, Error> {
-        let stamp = stamp(&identity, ca.as_deref());
-        let config = server_config(&identity, ca.as_deref())?;
-        Ok(Self { identity, ca, current: RwLock::new((stamp, config)) })
+/// What was made of some files, and when these were last changed.
+#[derive(Debug)]
+struct Kept<T>(RwLock<(Stamp, Arc<T>)>);
+
+impl<T> Kept<T> {
+    fn new(stamp: Stamp, made: T) -> Self {
+        Kept(RwLock::new((stamp, Arc::new(made))))
     }
 
-    /// What new connections are made with.
-    #[must_use]
-    pub fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).1)
+    fn get(&self) -> Arc<T> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).1)
     }
 
-    /// Reads the files again where one of them has changed; true when another certificate is in force.
-    /// Blocks.
-    ///
-    /// # Errors
-    /// When they cannot be used; then what was in force stays.
-    pub fn refresh(&self) -> Result<bool, Error> {
-        let stamp = stamp(&self.identity, self.ca.as_deref());
-        if self.current.read().unwrap_or_else(PoisonError::into_inner).0 == stamp {
+    /// Makes it anew where a file has changed; true when it did. What cannot be made leaves the old.
+    fn refresh(&self, now: Stamp, make: impl FnOnce() -> Result<T, Error>) -> Result<bool, Error> {
+        if self.0.read().unwrap_or_else(PoisonError::into_inner).0 == now {
             return Ok(false);
         }
-        let config = server_config(&self.identity, self.ca.as_deref());
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let made = make();
+        let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
         // Also where they cannot be used: that is told once for each change.
-        current.0 = stamp;
-        current.1 = config?;
+        kept.0 = now;
+        kept.1 = Arc::new(made?);
         Ok(true)
     }
 }
 
-/// What a client of other nodes needs: it believes `ca` alone where one is named, else whom this
-/// machine believes, and shows this node's certificate to whoever asks for one.
-///
-/// # Errors
-/// When a file cannot be read or used.
-pub fn client(identity: Option<&Identity>, ca: Option<&Path>) -> Result<ClientConfig, Error> {
-    let builder = ClientConfig::builder();
-    let builder = match ca {
-        Some(ca) => builder.with_root_certificates(roots(ca)?),
-        None => match builder.with_platform_verifier() {
-            Ok(builder) => builder,
-            // Nobody is believed: nodes without TLS can still be talked to.
-            Err(_) => ClientConfig::builder().with_root_certificates(RootCertStore::empty()),
-        },
-    };
-    let mut config = match identity {
-        Some(identity) => builder
-            .with_client_auth_cert(certificates(&identity.cert)?, key(&identity.key)?)
-            .map_err(|source| Error::Refused { path: identity.cert.clone(), source })?,
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![HTTP.to_vec()];
-    Ok(config)
+fn stamp<'a>(files: impl IntoIterator<Item = &'a Path>) -> Stamp {
+    let changed = |path| fs::metadata(path).and_then(|about| about.modified()).ok();
+    files.into_iter().map(changed).collect()
 }
 
-fn server_config(identity: &Identity, ca: Option<&Path>) -> Result<Arc<ServerConfig>, Error> {
-    let builder = ServerConfig::builder();
-    let builder = match ca {
-        Some(ca) => {
-            let verifier = WebPkiClientVerifier::builder(Arc::new(roots(ca)?));
-            let verifier = verifier.allow_unauthenticated().build();
-            builder.with_client_cert_verifier(
-                verifier.map_err(|error| Error::Verifier(error.to_string()))?,
-            )
-        }
-        None => builder.with_no_client_auth(),
-    };
-    let mut config = builder
-        .with_single_cert(certificates(&identity.cert)?, key(&identity.key)?)
-        .map_err(|source| Error::Refused { path: identity.cert.clone(), source })?;
-    config.alpn_protocols = vec![HTTP.to_vec()];
-    Ok(Arc::new(config))
+/// The process's own, as its start has chosen it.
+fn provider() -> Arc<CryptoProvider> {
+    let chosen = CryptoProvider::get_default().map(Arc::clone);
+    chosen.unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()))
 }
 
 fn roots(ca: &Path) -> Result<RootCertStore, Error> {
@@ -190,9 +150,4 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 
 fn fault(path: &Path, why: String) -> Error {
     Error::File { path: path.to_owned(), why }
-}
-
-fn stamp(identity: &Identity, ca: Option<&Path>) -> Stamp {
-    let files = [identity.cert.as_path(), &identity.key].into_iter().chain(ca);
-    files.map(|path| fs::metadata(path).and_then(|about| about.modified()).ok()).collect()
 }

@@ -21,7 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("config", &["model"]),
     ("origin", &["bus", "hooks", "disk", "store", "ledger", "model", "sys"]),
-    ("replica", &["bus", "hooks", "disk", "store", "ledger", "model", "sys", "tls"]),
+    ("replica", &["bus", "hooks", "disk", "store", "ledger", "model", "signing", "sys", "tls"]),
     ("serve", &["bus", "hooks", "disk", "store", "ledger", "model", "sys", "tls"]),
     ("upkeep", &["bus", "disk", "store", "ledger", "model", "sys"]),
     ("bus", &["store", "model", "sys"]),
@@ -32,7 +32,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("signing", &[]),
     ("sys", &[]),
-    ("tls", &[]),
+    ("tls", &["model"]),
 ];
 
 /// Crates that do not leave one room.

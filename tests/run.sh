@@ -60,8 +60,8 @@ need chromium "shows the console, in scenarios" command -v chromium
 need chromium-driver "drives it" command -v chromedriver
 need python3-yaml "reads our alert rules as Prometheus does" python3 -c "import yaml"
 need openssh-client "verifies our signatures" command -v ssh-keygen
-need openssl "signs, in a sample hook" command -v openssl
-need systemd "verifies the unit" command -v systemd-analyze
+need openssl "signs, in a sample hook, and hashes the key of a certificate" command -v openssl
+need systemd "verifies and judges the unit" command -v systemd-analyze
 need procps "signals daemons" test -x /bin/kill
 need tomcat10-examples "has real web applications to deploy" test -d /usr/share/tomcat10-examples
 need tomcat10-common "is the server that an example deploys to" test -e /usr/share/tomcat10/bin/bootstrap.jar

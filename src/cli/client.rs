@@ -5,10 +5,7 @@
 //! ever follows a redirect to another origin.
 
 use std::{
-    future::Future,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    time::Duration,
+    future::Future, net::IpAddr, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -48,9 +45,24 @@ pub(super) struct Connection {
     /// The CA that the node's certificate is from, where this machine does not believe it
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// A certificate to show to a node that asks for one
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// The key of that certificate
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
     /// State directory of this machine's daemon, whose admin.token is shown otherwise
     #[arg(long, value_name = "DIR", conflicts_with = "token_file")]
     state: Option<PathBuf>,
+}
+
+impl Connection {
+    /// Whom it believes there, and what it shows.
+    fn terms(&self) -> tls::Terms {
+        let pair = self.cert.clone().zip(self.key.clone());
+        let identity = pair.map(|(cert, key)| tls::Identity { cert, key });
+        tls::Terms { identity, ca: self.ca.clone(), pins: Vec::new() }
+    }
 }
 
 #[cfg(test)]
@@ -60,6 +72,8 @@ impl Connection {
             url: url.parse().unwrap(),
             token_file: None,
             ca: None,
+            cert: None,
+            key: None,
             state: Some(state.to_owned()),
         }
     }
@@ -77,18 +91,18 @@ impl Client {
     pub(super) fn new(connection: &Connection) -> Result<Self> {
         let base = Url::parse(connection.url.as_str())?;
         let token = token(connection, &base)?;
-        Ok(Self { http: http(None, connection.ca.as_deref(), STALL_TIMEOUT)?, base, token })
+        Ok(Self { http: http(None, connection.terms(), STALL_TIMEOUT)?, base, token })
     }
 
     /// A client of requests that the node may take this long to answer, besides.
     pub(super) fn patient(connection: &Connection, more: Duration) -> Result<Self> {
-        let http = http(None, connection.ca.as_deref(), STALL_TIMEOUT + more)?;
+        let http = http(None, connection.terms(), STALL_TIMEOUT + more)?;
         Ok(Self { http, ..Self::new(connection)? })
     }
 
     /// A client of a node that asks for no token, which sees it come from this address.
     pub(super) fn from_address(address: IpAddr, base: &BaseUrl) -> Result<Self> {
-        let http = http(Some(address), None, STALL_TIMEOUT)?;
+        let http = http(Some(address), tls::Terms::default(), STALL_TIMEOUT)?;
         Ok(Self { http, base: Url::parse(base.as_str())?, token: None })
     }
 
@@ -206,11 +220,11 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 /// A client that follows no redirect by itself, and leaves proxies out: nodes are near.
-fn http(from: Option<IpAddr>, ca: Option<&Path>, stall: Duration) -> Result<reqwest::Client> {
+fn http(from: Option<IpAddr>, terms: tls::Terms, stall: Duration) -> Result<reqwest::Client> {
     // A second one would only be refused.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls::client(None, ca)?)
+        .tls_backend_preconfigured(tls::Client::load(terms)?.config())
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(stall)
         .redirect(Policy::none())
@@ -229,6 +243,9 @@ fn token(connection: &Connection, base: &Url) -> Result<Option<HeaderValue>> {
         }
         (None, None) => return Ok(None),
     };
+    if std::fs::metadata(&path).is_ok_and(|about| about.permissions().mode() & 0o077 != 0) {
+        bail!("{} can be read by others than its owner; `chmod 600` it", path.display());
+    }
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(_) if !must => return Ok(None),
@@ -298,16 +315,22 @@ async fn json(mut answer: Response) -> Result<Value> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+
     use super::*;
 
     fn connection(url: &str) -> Connection {
-        Connection { url: url.parse().unwrap(), token_file: None, ca: None, state: None }
+        let url = url.parse().unwrap();
+        Connection { url, token_file: None, ca: None, cert: None, key: None, state: None }
     }
 
     #[test]
     fn the_token_of_this_machine_stays_on_this_machine() {
         let state = tempfile::tempdir().unwrap();
-        std::fs::write(state.path().join("admin.token"), "secret\n").unwrap();
+        let token = state.path().join("admin.token");
+        std::fs::write(&token, "secret\n").unwrap();
+        let mode = |mode| std::fs::set_permissions(&token, Permissions::from_mode(mode)).unwrap();
+        mode(0o600);
         for (url, here) in [
             ("http://127.0.0.1:7873", true),
             ("http://127.9.9.9:1", true),
@@ -322,6 +345,8 @@ mod tests {
         assert!(Client::new(&far).unwrap().token.is_none());
         let named = Connection { state: Some(state.path().to_owned()), ..far };
         assert_eq!(Client::new(&named).unwrap().token.unwrap(), "Bearer secret");
+        mode(0o644);
+        assert!(Client::new(&named).err().unwrap().to_string().contains("chmod 600"));
     }
 
     #[test]

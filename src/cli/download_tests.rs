@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::Path,
     thread,
 };
@@ -62,7 +63,9 @@ fn node(answers: Vec<Vec<u8>>) -> (String, thread::JoinHandle<Vec<String>>) {
 }
 
 fn get(url: &str, state: &Path, to: &Path) -> Result<Done> {
-    fs::write(state.join("admin.token"), "secret").unwrap();
+    let token = state.join("admin.token");
+    fs::write(&token, "secret").unwrap();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
     let client = Client::new(&Connection::with_state(url, state)).unwrap();
     let url = client.url("/v1/feeds/default/files/x").unwrap();
     block_on(Download { client: &client, urls: vec![url], to, commit: None }.run())

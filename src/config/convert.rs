@@ -15,8 +15,8 @@ use super::{
     place,
 };
 use crate::model::{
-    Bandwidth, ByteSize, Cron, FeedName, Freshness, Keep, Label, Profile, RegionName, RegionTable,
-    Retention, Stale, Subset,
+    Bandwidth, ByteSize, Cron, FeedName, Freshness, Keep, Label, Limits, Pin, Profile, RegionName,
+    RegionTable, Retention, Stale, Subset,
 };
 
 /// Files from this size on are stored as objects, unless the feed says otherwise.
@@ -50,6 +50,7 @@ pub(super) fn settings(
         faults.parse("region.freshness", file.region.freshness.as_ref());
     let stale: Option<Stale> = faults.parse("region.stale", file.region.stale.as_ref());
     let bandwidth = faults.section(Bandwidth::try_from(file.bandwidth));
+    let limits = faults.section(Limits::try_from(file.limits));
     unique_names(&file.feed, &mut faults);
     let is_primary =
         |feed: &file::Feed| feed.role.as_ref().is_some_and(|role| role.get_ref() == "primary");
@@ -61,8 +62,8 @@ pub(super) fn settings(
     }
     let feeds = feeds(file.feed, consent.adopt, &mut faults);
     faults.0.retain(|fault| !(fault.missing && unread.contains(&fault.key)));
-    let (Some(node), Some(tls), Some(bandwidth), true) =
-        (node, tls, bandwidth, faults.0.is_empty())
+    let (Some(node), Some(tls), Some(bandwidth), Some(limits), true) =
+        (node, tls, bandwidth, limits, faults.0.is_empty())
     else {
         return Err(faults.0);
     };
@@ -82,6 +83,7 @@ pub(super) fn settings(
         maintenance,
         feeds,
         bandwidth,
+        limits,
         tls,
         nats,
         insecure: consent.insecure,
@@ -233,17 +235,64 @@ impl TryFrom<file::Tls> for Tls {
     fn try_from(raw: file::Tls) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();
         let ca = raw.ca.map(Spanned::into_inner);
-        let pair = match (raw.cert, raw.key) {
-            (Some(cert), Some(key)) => Some((cert.into_inner(), key.into_inner())),
-            (None, None) => None,
-            (cert, key) => {
-                let message = "a certificate and its key come together: name both cert and key";
-                let there = cert.or(key);
-                faults.0.push(Fault::missing("tls", message).near(there.as_ref()));
-                None
-            }
+        if let (Some(_), None, None) = (&raw.client_ca, &raw.cert, &raw.key) {
+            let message = "clients show certificates to a node that has one: name cert and key";
+            faults.0.push(Fault::missing("tls", message).near(raw.client_ca.as_ref()));
+        }
+        let client_ca = raw.client_ca.map(Spanned::into_inner);
+        let pair = pair("tls", (raw.cert, raw.key), ["cert", "key"], &mut faults);
+        faults.done(Tls { pair, ca, client_ca })
+    }
+}
+
+/// A certificate and its key, which come together.
+fn pair(
+    section: &str,
+    (cert, key): (Value<PathBuf>, Value<PathBuf>),
+    names: [&str; 2],
+    faults: &mut Faults,
+) -> Option<(PathBuf, PathBuf)> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Some((cert.into_inner(), key.into_inner())),
+        (None, None) => None,
+        (cert, key) => {
+            let [cert_name, key_name] = names;
+            let message = format!(
+                "a certificate and its key come together: name both {cert_name} and {key_name}"
+            );
+            let there = cert.or(key);
+            faults.0.push(Fault::missing(section, message).near(there.as_ref()));
+            None
+        }
+    }
+}
+
+/// Far more than any client asks for, and what a machine of ten years ago answers.
+const MOST_REQUESTS: u64 = 10_000_000;
+
+impl TryFrom<file::Limits> for Limits {
+    type Error = Vec<Fault>;
+
+    fn try_from(raw: file::Limits) -> Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let count = |number: &u64| match number {
+            1..=MOST_REQUESTS => Ok(u32::try_from(*number).unwrap_or(u32::MAX)),
+            _ => Err(format!("{number} is not between 1 and {MOST_REQUESTS}")),
         };
-        faults.done(Tls { pair, ca })
+        let default = Limits::default();
+        let connections = faults
+            .read("limits.connections_per_client", raw.connections_per_client.as_ref(), count)
+            .map_or(default.connections_per_client, |number| number as usize);
+        let limits = Limits {
+            connections_per_client: connections,
+            requests_per_client: faults
+                .read("limits.requests_per_client", raw.requests_per_client.as_ref(), count)
+                .unwrap_or(default.requests_per_client),
+            requests_per_token: faults
+                .read("limits.requests_per_token", raw.requests_per_token.as_ref(), count)
+                .unwrap_or(default.requests_per_token),
+        };
+        faults.done(limits)
     }
 }
 
@@ -308,6 +357,9 @@ impl TryFrom<file::Feed> for FeedSettings {
         let trusted_keys = raw.trusted_keys.clone().map(Spanned::into_inner);
         let dir = raw.dir.clone().map(Spanned::into_inner);
         let token_file = raw.token_file.clone().map(Spanned::into_inner);
+        let pins = pins(raw.pin.as_ref(), &upstreams, &mut faults);
+        let identity = (raw.client_cert.clone(), raw.client_key.clone());
+        let identity = pair("client_cert", identity, ["client_cert", "client_key"], &mut faults);
         if dir.is_none() && (way != Way::None || role == Role::Primary) {
             let message = format!("feed \"{name}\" has no dir, its deployment directory");
             faults.0.push(Fault::missing("dir", message).near(raw.name.as_ref()));
@@ -328,6 +380,8 @@ impl TryFrom<file::Feed> for FeedSettings {
             upstreams,
             upstream_feed,
             token_file,
+            pins,
+            identity,
             shallow,
             checkout,
             checkout_at,
@@ -374,6 +428,24 @@ fn upstreams(value: Option<&Spanned<file::Several>>, faults: &mut Faults) -> Vec
         if urls.is_empty() { Err("it names no upstream".to_owned()) } else { Ok(urls) }
     };
     faults.read("upstream", value, urls).unwrap_or_default()
+}
+
+/// The keys that upstreams may have; only over TLS do they show one.
+fn pins(
+    value: Option<&Spanned<file::Several>>,
+    upstreams: &[BaseUrl],
+    faults: &mut Faults,
+) -> Vec<Pin> {
+    let pins = |several: &file::Several| {
+        if let Some(plain) = upstreams.iter().find(|url| url.as_str().starts_with("http://")) {
+            return Err(format!("{plain} shows no key: only https has one to pin"));
+        }
+        let pins: Result<Vec<Pin>, _> = several.0.iter().map(|text| text.parse()).collect();
+        pins.and_then(
+            |pins| if pins.is_empty() { Err("it names no key".to_owned()) } else { Ok(pins) },
+        )
+    };
+    faults.read("pin", value, pins).unwrap_or_default()
 }
 
 /// Patterns of a subset; a release is always whole.

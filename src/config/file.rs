@@ -37,6 +37,7 @@ pub(super) struct File {
     pub(super) bus: Bus,
     pub(super) region: Region,
     pub(super) bandwidth: Bandwidth,
+    pub(super) limits: Limits,
     pub(super) feed: Vec<Feed>,
 }
 
@@ -53,6 +54,7 @@ pub(super) struct Tls {
     pub(super) cert: Value<PathBuf>,
     pub(super) key: Value<PathBuf>,
     pub(super) ca: Value<PathBuf>,
+    pub(super) client_ca: Value<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -80,6 +82,14 @@ pub(super) struct Bandwidth {
     pub(super) max_queue: Value<u64>,
     pub(super) network: Vec<Network>,
     pub(super) window: Vec<Window>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Limits {
+    pub(super) connections_per_client: Value<u64>,
+    pub(super) requests_per_client: Value<u64>,
+    pub(super) requests_per_token: Value<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -122,6 +132,9 @@ pub(super) struct Feed {
     #[expect(clippy::struct_field_names, reason = "it is the key's name")]
     pub(super) upstream_feed: Value<String>,
     pub(super) token_file: Value<PathBuf>,
+    pub(super) pin: Value<Several>,
+    pub(super) client_cert: Value<PathBuf>,
+    pub(super) client_key: Value<PathBuf>,
     pub(super) sign_with: Value<PathBuf>,
     pub(super) trusted_keys: Value<PathBuf>,
     pub(super) checkout: Value<String>,
@@ -272,11 +285,14 @@ impl File {
             &mut tls.cert,
             &mut tls.key,
             &mut tls.ca,
+            &mut tls.client_ca,
         ];
         let of_feeds = self.feed.iter_mut().flat_map(|feed| {
             [
                 &mut feed.dir,
                 &mut feed.token_file,
+                &mut feed.client_cert,
+                &mut feed.client_key,
                 &mut feed.hooks,
                 &mut feed.sign_with,
                 &mut feed.trusted_keys,

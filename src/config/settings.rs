@@ -8,8 +8,8 @@ use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, str::FromStr, time::D
 use ipnet::IpNet;
 
 use crate::model::{
-    Bandwidth, Cron, FeedName, Freshness, Keep, Label, Profile, RegionName, RegionTable, Retention,
-    Stale,
+    Bandwidth, Cron, FeedName, Freshness, Keep, Label, Limits, Pin, Profile, RegionName,
+    RegionTable, Retention, Stale,
 };
 
 /// What one daemon does.
@@ -48,6 +48,8 @@ pub struct Settings {
     pub feeds: Vec<FeedSettings>,
     /// Limits on what this node sends.
     pub bandwidth: Bandwidth,
+    /// Limits on what one client may ask for.
+    pub limits: Limits,
     /// Certificates; without a pair of its own it serves without TLS.
     pub tls: Tls,
     /// The server by way of which heads are announced, beside followers' own connections.
@@ -78,6 +80,8 @@ pub struct Tls {
     pub pair: Option<(PathBuf, PathBuf)>,
     /// The only CA that is believed, for upstreams and for client certificates.
     pub ca: Option<PathBuf>,
+    /// The CA of the certificates that all clients must show; absent: none need show one.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// One feed at this node. It has the settings of both roles, since a promotion or demotion changes
@@ -167,6 +171,10 @@ pub struct Mirror {
     pub upstream_feed: FeedName,
     /// The file with the token that lets us in there.
     pub token_file: Option<PathBuf>,
+    /// The keys of which the upstream's certificate must have one; empty: its CA is believed.
+    pub pins: Vec<Pin>,
+    /// The certificate and key that are shown there; absent: this node's.
+    pub identity: Option<(PathBuf, PathBuf)>,
     /// Whether only the head is kept, without the history before it (`history = 1`).
     pub shallow: bool,
     /// Where its files are put.

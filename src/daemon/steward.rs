@@ -349,7 +349,8 @@ impl Steward {
 
     async fn other_owner(&self) -> Option<(Url, Head)> {
         let upstreams = self.upstreams().ok().filter(|urls| !urls.is_empty())?;
-        let contact = contact(&self.feed().settings.mirror, &self.node.tls.client).ok()?;
+        let tls = self.node.tls.client_of(self.name());
+        let contact = contact(&self.feed().settings.mirror, tls).ok()?;
         let heads = contact.heads(&upstreams);
         // An upstream that does not answer cannot be waited for: this node may be all there is.
         let heads = tokio::time::timeout(Duration::from_secs(5), heads).await.ok()?;

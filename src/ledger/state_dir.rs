@@ -45,6 +45,12 @@ pub enum Error {
     /// A file of random bytes is damaged.
     #[error("{0} does not hold 64 hex digits: remove it, and a new one is made at the next start")]
     Secret(PathBuf),
+    /// A secret that is none.
+    #[error(
+        "{0} can be read by others than its owner: `chmod 600` it; where others were on this machine, \
+         remove it, and a new one is made at the next start"
+    )]
+    Shown(PathBuf),
     /// The identity file is damaged.
     #[error(
         "{0} does not hold a node id: restore it from a backup, or remove it for a new identity"
@@ -82,6 +88,7 @@ impl StateDir {
         let id = id.parse().map_err(|_| Error::Node(node))?;
         let token = path.join("admin.token");
         read_or_make(&token, 0o600, random_hex::<32>).map_err(io(&token))?;
+        is_ours_alone(&token)?;
         Ok(Self { path: path.to_owned(), node: id, _lock: lock })
     }
 
@@ -109,6 +116,7 @@ impl StateDir {
         let path = self.path.join("redirect.key");
         let read = read_or_make(&path, 0o600, random_hex::<32>);
         let line = read.map_err(|source| Error::Io { path: path.clone(), source })?;
+        is_ours_alone(&path)?;
         let bytes: ObjectId = line.parse().map_err(|_| Error::Secret(path))?;
         Ok(PassSecret::new(*bytes.as_bytes()))
     }
@@ -140,6 +148,16 @@ impl StateDir {
     pub fn write_address(&self, address: &str) -> Result<(), Error> {
         let path = self.path.join("address");
         replace(&path, 0o644, address).map_err(|source| Error::Io { path, source })
+    }
+}
+
+/// A secret that others can read opens this node to them.
+fn is_ours_alone(path: &Path) -> Result<(), Error> {
+    let about = fs::metadata(path);
+    let about = about.map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    match about.permissions().mode() & 0o077 {
+        0 => Ok(()),
+        _ => Err(Error::Shown(path.to_owned())),
     }
 }
 
@@ -208,6 +226,22 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         drop(first);
         assert_eq!(StateDir::open(&path).unwrap().node(), &node);
+    }
+
+    #[test]
+    fn a_secret_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |path: &str, mode| {
+            fs::set_permissions(dir.path().join(path), Permissions::from_mode(mode)).unwrap();
+            StateDir::open(dir.path()).and_then(|state| state.pass_secret().map(drop))
+        };
+        StateDir::open(dir.path()).unwrap().pass_secret().unwrap();
+        for path in ["admin.token", "redirect.key"] {
+            for mode in [0o640, 0o604] {
+                assert!(matches!(open(path, mode), Err(Error::Shown(_))), "{path} {mode:o}");
+            }
+            open(path, 0o600).unwrap();
+        }
     }
 
     #[test]

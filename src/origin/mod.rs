@@ -50,7 +50,7 @@ use crate::{
     hooks::Hooks,
     ledger::{self, Decisions, Ledger},
     model::{Class, FeedName, Label, Names, NodeId, Profile, RelPath},
-    store::{self, Published, Store},
+    store::{self, Store},
 };
 use session::{End, Session};
 
@@ -192,8 +192,7 @@ impl Stop {
 /// When the repository cannot be read.
 pub fn start(setup: Setup) -> Result<Origin> {
     if let Some(head) = setup.store.head()? {
-        let parent = setup.store.commit(head.commit)?.parent;
-        setup.desk.post(Published { head, parent, pack: None });
+        setup.desk.post(setup.store.announced(head)?);
     }
     let profile = setup.options.profile.map_or("", Profile::as_str);
     setup.desk.profile.send_replace(profile.to_owned());

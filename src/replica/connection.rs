@@ -24,6 +24,7 @@ use tokio_tungstenite::{
 };
 
 use tokio_util::either::Either;
+use tracing::warn;
 
 use crate::{
     bus::{
@@ -37,7 +38,8 @@ use crate::{
         },
         roster::SILENCE,
     },
-    replica::{Error, upstream::Upstream},
+    replica::{Error, upstream::Upstream, vet},
+    store::Store,
 };
 
 /// How long making a connection may take, with the answer to our hello.
@@ -57,7 +59,6 @@ pub(super) enum Heard {
 }
 
 /// Both ends of what a conversation needs from the rest of the mirror.
-#[derive(Debug)]
 pub(super) struct Line {
     /// Where it puts what it hears.
     pub(super) heard: mpsc::Sender<Heard>,
@@ -67,6 +68,8 @@ pub(super) struct Line {
     pub(super) pulse: watch::Receiver<Pulse>,
     /// How far a fetch is.
     pub(super) progress: watch::Receiver<Option<Progress>>,
+    /// Which knows whose announcements are believed.
+    pub(super) store: Arc<Store>,
 }
 
 /// Talks with the upstream until that ends, and says why it ended; over NATS, where we have that and
@@ -142,6 +145,13 @@ async fn talk(
             heard = wire.hear(upstream) => {
                 heard_at = Instant::now();
                 let Some(heard) = heard? else { continue };
+                if let Heard::Announce(announce, _) = &heard
+                    && let Err(why) = vet::check(&line.store, &upstream.feed, announce).await
+                {
+                    // Should it be true all the same, the next heartbeat says so.
+                    warn!(feed = %announce.feed, "an announcement is not believed: {why}");
+                    continue;
+                }
                 if matches!(heard, Heard::Heartbeat(_)) {
                     answer(&mut wire, line).await?;
                 }

@@ -301,6 +301,5 @@ fn take_pack(store: &Store, pack: &Path, want: &Head, shallow: bool) -> Result<(
 
 fn advance(store: &Store, want: &Head, pack: Option<Bytes>) -> Result<Published, Error> {
     store.advance(want)?;
-    let parent = store.commit(want.commit)?.parent;
-    Ok(Published { head: *want, parent, pack })
+    Ok(Published { pack, ..store.announced(*want)? })
 }

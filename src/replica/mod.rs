@@ -31,6 +31,7 @@ mod stage;
 mod subset;
 mod upstream;
 mod verify;
+mod vet;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},

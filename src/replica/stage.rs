@@ -342,6 +342,7 @@ impl Stage {
             outbox: reports,
             pulse: self.pulse.subscribe(),
             progress: self.fetcher.progress.subscribe(),
+            store: Arc::clone(&self.desk.store),
         };
         let (upstream, nats) = (self.upstreams[upstream].clone(), self.nats.clone());
         let conversation = connection::converse(upstream, nats, hello, line);
@@ -454,10 +455,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 /// The store's head, for those who follow us, and what lies in the directory.
 fn position(store: &Store) -> Result<(Option<Published>, Option<Head>), Error> {
     let newest = match store.head()? {
-        Some(head) => {
-            let parent = store.commit(head.commit)?.parent;
-            Some(Published { head, parent, pack: None })
-        }
+        Some(head) => Some(store.announced(head)?),
         None => None,
     };
     let have = match store.checked_out()?.map(|commit| store.commit(commit)) {

@@ -183,7 +183,8 @@ mod tests {
     fn upstream(base: &str) -> Upstream {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (feed, http) = (FeedName::default(), reqwest::Client::new());
-        let tls = Arc::new(crate::tls::client(None, None).unwrap());
+        let tls = crate::tls::Client::load(crate::tls::Terms::default()).unwrap();
+        let tls = Arc::new(tls.config());
         Upstream { base: base.parse().unwrap(), feed, token: None, http, tls }
     }
 

@@ -3,7 +3,11 @@
 //! An act is written down before it is answered: who, from where, what was asked for, and how it
 //! ended. So is what was refused, each time that has doubled, so that nobody fills the disk by asking.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     body::{Body, to_bytes},
@@ -13,11 +17,15 @@ use axum::{
 };
 use http::{Method, StatusCode, header, request::Parts};
 
-use super::{Edge, MAX_COMMAND, access::Caller, error::Fault};
+use super::{Edge, MAX_COMMAND, access::Caller, error::Fault, need};
 use crate::{ledger::Act, sys};
 
 /// What is kept of a path, and of what a command asks for.
 const MAX_TEXT: usize = 1000;
+/// When to come again where too many guess.
+const GUESSES: Duration = Duration::from_secs(10);
+/// For the body of a command, which is short.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lets a request through to its handler, or answers why not.
 pub(super) async fn admit(
@@ -27,6 +35,7 @@ pub(super) async fn admit(
 ) -> Response {
     let checked = edge.access.check(request.method(), request.uri(), request.headers());
     let checked = checked.or_else(|fault| edge.check_pass(&request, fault));
+    let checked = checked.and_then(|caller| edge.count(&caller).map(|()| caller));
     let response = match checked {
         Ok(caller) => {
             edge.note_use(&caller).await;
@@ -62,11 +71,12 @@ async fn act(edge: &Edge, caller: &Caller, request: Request, next: Next) -> Resp
 
 /// A command says in its body what it wants; that of an upload is the file.
 async fn with_detail(request: Request, act: &mut Act) -> Result<Request, Fault> {
-    if request.method() != Method::POST {
+    if need::is_upload(request.method(), request.uri().path()) {
         return Ok(request);
     }
     let (parts, body) = request.into_parts();
-    let body = to_bytes(body, MAX_COMMAND).await;
+    let body = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_COMMAND)).await;
+    let body = body.map_err(|_| Fault::malformed("the body did not come within a minute"))?;
     let body = body.map_err(|_| Fault::too_large(MAX_COMMAND as u64))?;
     act.detail = (!body.is_empty()).then(|| cut(&String::from_utf8_lossy(&body)));
     Ok(Request::from_parts(parts, Body::from(body)))
@@ -87,7 +97,8 @@ async fn turned_away(edge: &Edge, parts: &Parts, fault: Fault) -> Response {
         edge.write_down(act).await;
     }
     if guessed && !edge.failures.hold_back(count).await {
-        return Fault::too_often().into_response();
+        let message = "too many requests with tokens that are not known; come again later";
+        return Fault::too_often(message, GUESSES).into_response();
     }
     fault.into_response()
 }
@@ -97,6 +108,17 @@ impl Edge {
         let from = request.extensions().get::<super::Peer>();
         let from = from.map(|peer| self.client_behind(peer.0.ip(), request.headers()));
         act_of(who, request.method(), request.uri().path(), from)
+    }
+
+    /// Counts a request with a token.
+    fn count(&self, caller: &Caller) -> Result<(), Fault> {
+        match caller {
+            Caller::Holder(token) => {
+                let counted = self.pace.with_token(&token.id, Instant::now());
+                counted.inspect_err(|_| self.metrics.turned_away())
+            }
+            Caller::Anyone | Caller::Admin => Ok(()),
+        }
     }
 
     async fn write_down(&self, act: Act) {

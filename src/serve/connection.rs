@@ -1,14 +1,15 @@
 //! The server's loop: accepts, bounds, serves, and lets go.
 //!
-//! So many connections at once; more wait in the kernel's queue. A head must come within its time, and
+//! So many connections at once, and of one address; more wait in the kernel's queue. A head must come within its time, and
 //! a client that takes no byte for a minute is let go. At the stop requests under way may finish for a
 //! while; what is left then is cut off. No task outlives the loop.
 
 use std::{
+    collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -26,7 +27,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::{error::Error, front::Front};
+use super::{Edge, error::Error, failures::network_of, front::Front};
 use crate::{sys, tls};
 
 /// A few hundred kilobytes each at most.
@@ -62,13 +63,19 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let crowd = Arc::new(Crowd::default());
     let mut connections = JoinSet::new();
     while let Some(accepted) = stop.run_until_cancelled(accept(&listener, &slots)).await {
         let (stream, peer, slot) = accepted?;
+        let Some(place) = crowd.enter(peer.ip(), places_for(peer.ip(), &front.edge)) else {
+            front.edge.metrics.turned_away();
+            tracing::debug!(%peer, "closed: its address has as many connections as it may");
+            continue;
+        };
         let talk = greet(stream, tls.clone(), peer, Arc::clone(&front), stop.clone());
         connections.spawn(async move {
             talk.await;
-            drop(slot);
+            drop((slot, place));
         });
         while let Some(ended) = connections.try_join_next() {
             report(ended);
@@ -86,6 +93,46 @@ pub(super) async fn serve(
         connections.shutdown().await;
     }
     Ok(())
+}
+
+/// How many connections each address has open, so that none takes them all.
+#[derive(Default)]
+struct Crowd(Mutex<HashMap<IpAddr, usize>>);
+
+/// One of them, until it is dropped.
+struct Standing {
+    crowd: Arc<Crowd>,
+    address: IpAddr,
+}
+
+/// This machine, and proxies that are listed, speak for many.
+fn places_for(address: IpAddr, edge: &Edge) -> usize {
+    let is_exempt = address.to_canonical().is_loopback() || edge.is_proxy(address);
+    if is_exempt { usize::MAX } else { edge.pace.max_connections() }
+}
+
+impl Crowd {
+    /// None: it has as many as it may.
+    fn enter(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Standing> {
+        let address = network_of(address);
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Standing { crowd: Arc::clone(self), address })
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        let mut open = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match open.get_mut(&self.address) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(open.remove(&self.address)),
+        }
+    }
 }
 
 type Slot = tokio::sync::OwnedSemaphorePermit;
@@ -244,5 +291,25 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_so_many_connections_and_gives_them_back() {
+        let crowd = Arc::new(Crowd::default());
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let enter = |text: &str| crowd.enter(address(text), 2);
+        let (first, second) = (enter("2001:db8::1").unwrap(), enter("2001:db8::ffff:1").unwrap());
+        assert!(enter("2001:db8::2").is_none(), "a /64 counts as one");
+        let other = enter("10.0.0.1").unwrap();
+        drop(first);
+        let third = enter("2001:db8::3").unwrap();
+        assert!(enter("2001:db8::4").is_none());
+        drop((second, third, other));
+        assert!(crowd.0.lock().unwrap().is_empty(), "who has gone is forgotten");
     }
 }

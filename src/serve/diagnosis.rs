@@ -10,9 +10,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::{Edge, edge::Feed, feeds::moment};
+use super::{Access, Edge, edge::Feed, feeds::moment};
 use crate::{
     bus::{Held, State, roster::Reach},
     model::FeedName,
@@ -35,11 +36,18 @@ const LATELY: Duration = Duration::from_secs(600);
 const SOON_DAYS: u64 = 14;
 /// Faults of one kind that a list names: a fleet that is away as a whole is told by some.
 const MAX_ALIKE: usize = 50;
+/// How long ahead the end of a token is told of.
+const AHEAD: TimeDelta = TimeDelta::days(14);
+/// Kinds of notices that say who is let in.
+pub(super) const TRUST: [&str; 2] = ["insecure", "token_ends"];
+
+/// What is said at every start, and by health, where nobody is asked for a token.
+pub const INSECURE: &str = "--insecure: whoever reaches this node may read and change its feeds";
 /// How often faults are looked for while nobody asks.
 const TICK: Duration = Duration::from_secs(5);
 
 /// Every kind of fault; `docs/health.md` explains each.
-pub(super) const KINDS: [&str; 21] = [
+pub(super) const KINDS: [&str; 23] = [
     "stuck",
     "stopped",
     "failing",
@@ -61,6 +69,8 @@ pub(super) const KINDS: [&str; 21] = [
     "damage",
     "upkeep",
     "filling",
+    "insecure",
+    "token_ends",
 ];
 
 /// How bad it is.
@@ -161,7 +171,7 @@ impl Edge {
                 advice::TURNED_AWAY,
             )
         });
-        away.into_iter().chain(turned_away).collect()
+        away.into_iter().chain(turned_away).chain(of_trust(&self.access, now.into())).collect()
     }
 }
 
@@ -170,6 +180,22 @@ impl Fault {
         debug_assert!(KINDS.contains(&kind), "{kind} is explained nowhere");
         Fault { level, kind, feed: None, subject: None, state: None, what, advice, since: None }
     }
+}
+
+/// What an operator should know of who is let in.
+fn of_trust(access: &Access, now: DateTime<Utc>) -> Vec<Fault> {
+    let notice = |kind, fault, advice| Fault::new(Level::Notice, kind, fault, advice);
+    let insecure = || notice(TRUST[0], INSECURE.to_owned(), advice::INSECURE);
+    let tokens = access.decisions.get();
+    let ending = tokens.tokens.iter().filter_map(|token| {
+        let left = token.expires? - now;
+        let (id, role, days) = (&token.id, token.scope.role, left.num_days());
+        let fault = format!("the token {id}, a {role}'s, ends in {days} days");
+        let is_soon = left > TimeDelta::zero() && left <= AHEAD;
+        let ends = notice(TRUST[1], fault, advice::TOKEN_ENDS);
+        is_soon.then(|| Fault { subject: Some(id.clone()), ..ends })
+    });
+    access.insecure.then(insecure).into_iter().chain(ending.take(MAX_ALIKE)).collect()
 }
 
 fn of_feed(feed: &Feed, now: SystemTime) -> Vec<Fault> {
@@ -324,6 +350,9 @@ mod advice {
         documentation lists; a hook must be executable and not writable by others.";
     pub(super) const BUS_AWAY: &str = "See that the NATS server runs. Regions ask for the newest \
         version on their own meanwhile, each poll interval.";
+    pub(super) const INSECURE: &str = "Use it on a network that is trusted alone; else name a \
+        certificate in [tls] and make tokens (`depsync token create`).";
+    pub(super) const TOKEN_ENDS: &str = "Make another, hand it out, and revoke this one.";
     pub(super) const TURNED_AWAY: &str = "If it is one of yours, give it a token that is good for \
         its region (`depsync token create`) and the right feed's name.";
     pub(super) const UNREACHABLE: &str = "Its clients are served from here meanwhile. Set \

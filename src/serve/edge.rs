@@ -27,6 +27,7 @@ use super::{
     gate::Gate,
     git::MAX_GITS,
     metrics::Metrics,
+    pace::Pace,
     redirect,
     stream::Share,
     throttle::Throttle,
@@ -36,7 +37,7 @@ use crate::{
     disk::CurrentRoot,
     ledger::{Audit, Ledger},
     model::{
-        Bandwidth, FeedName, Freshness, Head, Label, NodeId, Oid, PassSecret, RegionName,
+        Bandwidth, FeedName, Freshness, Head, Label, Limits, NodeId, Oid, PassSecret, RegionName,
         RegionTable, RelPath, Stale,
     },
     store::{self, Store},
@@ -68,6 +69,8 @@ pub struct Setup {
     pub regions: RegionTable,
     /// Limits on what is sent.
     pub bandwidth: Bandwidth,
+    /// Limits on what one client may ask for.
+    pub limits: Limits,
     /// The region that this node serves.
     pub region: Option<RegionName>,
     /// At a region: how it knows that its newest version is the newest.
@@ -126,6 +129,7 @@ pub struct Edge {
     pub(super) ailing: Ailing,
     /// Places for those who follow `/v1/events`.
     pub(super) listeners: Arc<Semaphore>,
+    pub(super) pace: Pace,
     pub(super) pass_secret: Option<PassSecret>,
     /// All desks, and who was turned away.
     pub(super) board: Board,
@@ -179,6 +183,7 @@ impl Edge {
             failures: Failures::default(),
             ailing: Ailing::default(),
             listeners: Arc::new(Semaphore::new(MAX_LISTENERS)),
+            pace: Pace::new(setup.limits),
             pass_secret: setup.pass_secret,
             regions: RwLock::new(Arc::new(setup.regions)),
             feeds,
@@ -232,6 +237,12 @@ impl Edge {
     pub(super) fn client(&self, parts: &Parts) -> Option<IpAddr> {
         let Peer(peer) = parts.extensions.get::<Peer>()?;
         Some(self.client_behind(peer.ip(), &parts.headers))
+    }
+
+    /// Whether an address is that of a proxy, behind which others ask.
+    pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.proxies.iter().any(|proxy| proxy.contains(&address))
     }
 
     pub(super) fn client_behind(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {

@@ -3,6 +3,8 @@
 //! Each fault is one status with one code for programs; the message is for people and says what they
 //! can do. A fault of our own (5xx) is logged here, where it is answered, and nowhere else.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     response::{IntoResponse, Response},
@@ -147,11 +149,11 @@ impl Fault {
         fault
     }
 
-    /// 429: too many wrong tokens at once.
-    pub(super) fn too_often() -> Self {
-        let message = "too many requests with tokens that are not known; come again later";
+    /// 429: too many requests; `wait` is when to ask again.
+    pub(super) fn too_often(message: impl Into<String>, wait: Duration) -> Self {
         let mut fault = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_often", message);
-        fault.header = Some((header::RETRY_AFTER, 10.into()));
+        let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        fault.header = Some((header::RETRY_AFTER, secs.max(1).into()));
         fault
     }
 

@@ -81,7 +81,7 @@ fn delay(count: u32) -> Duration {
 }
 
 /// Whoever has an IPv6 address usually has a /64 of them.
-fn network_of(address: IpAddr) -> IpAddr {
+pub(super) fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !(u128::MAX >> 64)).into(),
         v4 @ IpAddr::V4(_) => v4,

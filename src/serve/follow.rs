@@ -310,10 +310,11 @@ impl Talk<'_> {
         if self.is_paused() {
             return Ok(()); // heartbeats go on, and say so
         }
-        let Published { head, parent, pack } = published;
+        let Published { head, parent, signed, pack } = published;
         let pack = pack.filter(|_| parent == self.told);
         let feed = self.desk.feed.clone();
-        let announce = Announce { feed, head, parent, size: 0, signature: None };
+        let signature = signed.as_deref().map(str::to_owned);
+        let announce = Announce { feed, head, parent, size: 0, signature };
         self.told = Some(head.commit);
         send(socket, Message::Binary(announce.encode(pack.as_deref()))).await
     }

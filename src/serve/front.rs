@@ -3,9 +3,13 @@
 //! Most of what a primary answers is to which region's node a client goes. Where nothing has to be
 //! waited for to know that, it is answered here; `admit` stands before everything else.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Instant};
 
-use axum::{Router, body::Body, response::Response};
+use axum::{
+    Router,
+    body::Body,
+    response::{IntoResponse, Response},
+};
 use bytes::Bytes;
 use http::Request;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +38,12 @@ impl Front {
     where
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
+        let from = self.edge.client_behind(peer.0.ip(), request.headers());
+        if let Err(fault) = self.edge.pace.from_address(from, Instant::now()) {
+            self.edge.metrics.turned_away();
+            self.edge.metrics.answered(fault.status());
+            return Ok(fault.into_response());
+        }
         if let Some(redirect) = download::led_at_once(&self.edge, peer, &request) {
             self.edge.metrics.answered(redirect.status());
             return Ok(redirect);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Edge,
-    diagnosis::{Fault, Level},
+    diagnosis::{Fault, Level, TRUST},
     edge::Feed,
     error::Answer,
 };
@@ -41,6 +41,12 @@ pub(super) async fn health(State(edge): State<Arc<Edge>>, uri: Uri) -> Answer {
         edge.faults().into_iter().partition(|fault| fault.level != Level::Notice);
     let mut body = body("ok", &faults.iter().map(|fault| json!(fault)).collect::<Vec<_>>());
     let is_verbose = uri.query().is_some_and(|query| query.split('&').any(|it| it == "verbose"));
+    // Who is let in is worth knowing to whoever looks at all.
+    let of_trust = notices.iter().filter(|notice| TRUST.contains(&notice.kind));
+    let warnings: Vec<&str> = of_trust.map(|notice| notice.what.as_str()).collect();
+    if !warnings.is_empty() {
+        body["warnings"] = json!(warnings);
+    }
     if is_verbose {
         body["notices"] = json!(notices);
         body["stages"] = edge.feeds().map(|feed| stage_json(feed)).collect();

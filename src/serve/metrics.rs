@@ -17,7 +17,7 @@ use axum::{extract::State, response::IntoResponse};
 use http::{StatusCode, header};
 
 use super::{
-    Edge,
+    Access, Edge,
     diagnosis::{Level, MAX_LAG},
     error::Answer,
 };
@@ -43,6 +43,7 @@ pub(super) struct Metrics {
     replication: Arc<AtomicU64>,
     received: AtomicU64,
     connections: AtomicU64,
+    hasty: AtomicU64,
 }
 
 impl Metrics {
@@ -50,6 +51,11 @@ impl Metrics {
     pub(super) fn answered(&self, status: StatusCode) {
         let class = usize::from(status.as_u16() / 100).min(self.answers.len() - 1);
         self.answers[class].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request or connection that was one too many of its client's.
+    pub(super) fn turned_away(&self) {
+        self.hasty.fetch_add(1, Relaxed);
     }
 
     /// Counts a redirect to a region.
@@ -129,6 +135,7 @@ pub(super) async fn show(State(edge): State<Arc<Edge>>) -> Answer {
     of_the_node(&mut page, &edge);
     of_the_edge(&mut page, &edge.metrics);
     of_the_limits(&mut page, &edge);
+    of_the_tokens(&mut page, &edge.access);
     of_the_feeds(&mut page, &edge);
     of_what_is_held(&mut page, &edge);
     of_the_fleet(&mut page, &edge);
@@ -326,6 +333,29 @@ fn of_the_edge(page: &mut Page, metrics: &Metrics) {
     page.family("sent_bytes_total", "counter", "Content sent.", &sent);
     page.family("received_bytes_total", "counter", "Content uploaded.", &one(&metrics.received));
     page.family("connections", "gauge", "Open connections.", &one(&metrics.connections));
+    let hasty = one(&metrics.hasty);
+    page.family(
+        "hasty_total",
+        "counter",
+        "Requests and connections beyond one client's limit.",
+        &hasty,
+    );
+}
+
+fn of_the_tokens(page: &mut Page, access: &Access) {
+    let insecure = [(String::new(), u64::from(access.insecure))];
+    page.family("insecure", "gauge", "1 where nobody is asked for a token.", &insecure);
+    let tokens = access.decisions.get();
+    let ends = tokens.tokens.iter().filter_map(|token| {
+        let end = u64::try_from(token.expires?.timestamp()).unwrap_or(0);
+        Some((format!("{{token=\"{}\",role=\"{}\"}}", token.id, token.scope.role), end))
+    });
+    page.family(
+        "token_expires_seconds",
+        "gauge",
+        "When a token ends, in seconds since 1970.",
+        &ends.collect::<Vec<_>>(),
+    );
 }
 
 fn of_the_limits(page: &mut Page, edge: &Edge) {

@@ -41,6 +41,7 @@ mod objects;
 mod openapi;
 mod orders;
 mod packs;
+mod pace;
 mod page;
 mod passes;
 mod propagation;
@@ -75,6 +76,7 @@ pub use access::{Access, Secret};
 pub use connection::Peer;
 pub use edge::{Edge, Intake, LeftOut, Setup};
 pub use error::Error;
+pub use diagnosis::INSECURE;
 pub use throttle::Throttle;
 
 use crate::{bus::frame, tls};

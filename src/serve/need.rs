@@ -64,6 +64,11 @@ pub(super) fn need(method: &Method, path: &str) -> Option<Need> {
     Some(if method.is_safe() { *reading } else { *acting })
 }
 
+/// Whether the body of a request is a file.
+pub(super) fn is_upload(method: &Method, path: &str) -> bool {
+    *method == Method::PUT && need(method, path) == Some(Need::Write)
+}
+
 fn command_of(path: &str) -> Option<&str> {
     let (_, command) = path.strip_prefix("/v1/feeds/")?.split_once('/')?;
     Some(command)

@@ -128,6 +128,11 @@ impl Store {
         Store { keys, ..self }
     }
 
+    /// Whether it matters who has signed.
+    pub fn asks_for_signatures(&self) -> bool {
+        self.keys.trusted.is_some()
+    }
+
     /// Whether a commit that came from elsewhere is signed by someone who is believed.
     fn check_signature(&self, commit: Oid, raw: &[u8]) -> Result<()> {
         let Some(trusted) = &self.keys.trusted else { return Ok(()) };

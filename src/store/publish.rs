@@ -2,12 +2,18 @@
 //!
 //! Whoever sees the head finds all that it refers to, after a power cut as well.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Error, Prepared, Result, Store, db::Type, durable, receive, refs};
-use crate::model::{Head, Oid};
+use super::{Error, Prepared, Result, Store, commit, db::Type, durable, pack, receive, refs};
+use crate::{
+    model::{Head, Oid},
+    signing,
+};
+
+/// Ours have a thousand bytes; a larger one is fetched before it is believed.
+const MAX_SIGNED: usize = 16 << 10;
 
 /// A published commit, with its pack where that is small enough to travel inside the announcement.
 #[derive(Debug, Clone)]
@@ -16,6 +22,8 @@ pub struct Published {
     pub head: Head,
     /// The head before.
     pub parent: Option<Oid>,
+    /// The commit as it is signed, where it is.
+    pub signed: Option<Arc<str>>,
     /// The pack, up to 64 KiB.
     pub pack: Option<Bytes>,
 }
@@ -35,14 +43,55 @@ impl Store {
         }
         self.move_in(&commit.id, pack.file.path(), index.path())?;
         refs::write_synced(&self.git, refs::MAIN, commit.id, &reference)?;
+        let signed = objects.get(&commit.id).and_then(|raw| as_signed(raw));
         for (id, bytes) in objects {
             self.db.remember(id, bytes);
         }
-        let published = Published { head: commit.head, parent: commit.parent, pack: pack.bytes };
+        let (head, parent) = (commit.head, commit.parent);
+        let published = Published { head, parent, signed, pack: pack.bytes };
         let seq = commit.head.seq;
         self.line().advance(commit);
         self.fresh.published(pointers.into_iter(), seq);
         Ok(published)
+    }
+
+    /// A commit that is here, as the head that it is announced to be; its pack is left out.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn announced(&self, head: Head) -> Result<Published> {
+        let raw = self.db.read_often(Type::Commit, head.commit)?;
+        let parent = commit::parse(head.commit, &raw)?.parent;
+        Ok(Published { head, parent, signed: as_signed(&raw), pack: None })
+    }
+
+    /// Whether an announcement is the word of someone who is believed: it must bring the head's
+    /// commit as that one has signed it, and say nothing else. Where anybody is believed, all are.
+    ///
+    /// # Errors
+    /// [`Error::Untrusted`] or [`Error::Refused`] when it is not.
+    pub fn check_announced(
+        &self,
+        head: &Head,
+        parent: Option<Oid>,
+        signed: Option<&str>,
+    ) -> Result<()> {
+        if self.keys.trusted.is_none() {
+            return Ok(());
+        }
+        let id = head.commit;
+        let unsigned = || Error::Untrusted { commit: id, source: signing::Error::Unsigned };
+        let raw = Bytes::copy_from_slice(signed.ok_or_else(unsigned)?.as_bytes());
+        if pack::hash(Type::Commit, &raw) != id {
+            return Err(Error::Refused(format!("another commit than {id} is signed")));
+        }
+        self.check_signature(id, &raw)?;
+        let commit = commit::parse(id, &raw).map_err(receive::refused)?;
+        receive::same_head(&commit, head)?;
+        if commit.parent != parent {
+            return Err(Error::Refused(format!("commit {id} does not follow the one announced")));
+        }
+        Ok(())
     }
 
     /// Moves a synced pack and its index in as `pack-<name>`; durable afterwards. A pack that
@@ -70,4 +119,10 @@ impl Store {
         self.fresh.all_published(to.seq);
         Ok(())
     }
+}
+
+/// The text of a commit that carries a signature.
+fn as_signed(raw: &[u8]) -> Option<Arc<str>> {
+    let text = std::str::from_utf8(raw).ok().filter(|text| text.len() <= MAX_SIGNED)?;
+    signing::is_signed(raw).then(|| Arc::from(text))
 }

@@ -1,189 +1,17 @@
-//! Who is let in, on real processes: TLS with certificates made here, tokens, and what they open.
+//! Who is let in, on real processes with real certificates: tokens, what they open, and who did what.
 
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
 };
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-
-use crate::world::{DEPSYNC, World, curl, depsync, eventually, git};
-
-/// A CA of its own, and what it has signed.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    cert: PathBuf,
-}
-
-impl Authority {
-    fn new(world: &World, name: &str) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let cert = world.path(&format!("{name}.crt"));
-        fs::write(&cert, params.self_signed(&key).unwrap().pem()).unwrap();
-        Self { issuer: Issuer::new(params, key), cert }
-    }
-
-    /// Replaces the certificate and key of a node, as an operator would.
-    fn sign(&self, folder: &Path) {
-        let key = KeyPair::generate().unwrap();
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let mut params = CertificateParams::new(names).unwrap();
-        params.distinguished_name.push(DnType::CommonName, "a node");
-        let cert = params.signed_by(&key, &self.issuer).unwrap();
-        fs::write(folder.join("node.crt"), cert.pem()).unwrap();
-        secret(&folder.join("node.key"), &key.serialize_pem());
-    }
-}
-
-fn secret(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-}
-
-/// A daemon that other machines could reach: it has TLS and asks for tokens.
-struct Guarded {
-    folder: PathBuf,
-    ca: PathBuf,
-    port: u16,
-    child: Child,
-}
-
-impl Guarded {
-    /// Starts `run` in a new folder; `config` is what stands behind `listen`, `state_dir` and `[tls]`.
-    fn start(world: &World, authority: &Authority, name: &str, config: &str) -> Self {
-        Self::start_with(world, authority, name, (0, "", config))
-    }
-
-    /// The same on a port, with further keys of the node.
-    fn start_with(
-        world: &World,
-        authority: &Authority,
-        name: &str,
-        (port, keys, config): (u16, &str, &str),
-    ) -> Self {
-        let folder = world.folder(name);
-        fs::create_dir_all(folder.join("dir")).unwrap();
-        authority.sign(&folder);
-        let ca = authority.cert.clone();
-        let text = format!(
-            "node = \"{name}\"\nlisten = \"0.0.0.0:{port}\"\nstate_dir = \"state\"\n{keys}\
-             [tls]\ncert = \"node.crt\"\nkey = \"node.key\"\nca = \"{}\"\n{config}",
-            ca.display()
-        );
-        fs::write(folder.join("depsync.toml"), text).unwrap();
-        let log = fs::File::create(folder.join("log")).unwrap();
-        let child = Command::new(DEPSYNC)
-            .args(["run", "--config"])
-            .arg(folder.join("depsync.toml"))
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut node = Self { folder, ca, port: 0, child };
-        node.port = eventually("it listens", || {
-            let text = fs::read_to_string(node.folder.join("state/address")).unwrap_or_default();
-            let port = text.trim().rsplit(':').next().and_then(|port| port.parse().ok());
-            port.ok_or_else(|| node.log())
-        });
-        node
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
-    }
-
-    fn url(&self) -> String {
-        format!("https://localhost:{}", self.port)
-    }
-
-    /// A talking command as the admin of that machine.
-    fn admin(&self, arguments: &[&str]) -> Output {
-        let (url, state) = (self.url(), self.folder.join("state"));
-        let ca = self.ca.to_str().unwrap();
-        let more = ["--url", &url, "--state", state.to_str().unwrap(), "--ca", ca];
-        depsync(&[arguments, &more].concat())
-    }
-
-    /// Makes a token: its id, and the file in which it lies.
-    fn token(&self, name: &str, arguments: &[&str]) -> (String, PathBuf) {
-        let made = self.admin(&[&["token", "create", "--json"], arguments].concat());
-        assert!(made.status.success(), "{made:?}");
-        let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
-        let file = self.folder.join(name);
-        secret(&file, made["token"].as_str().unwrap());
-        (made["id"].as_str().unwrap().to_owned(), file)
-    }
-
-    /// What is answered to a reader.
-    fn body(&self, token: &Path, path: &str) -> String {
-        let header = format!("Authorization: Bearer {}", fs::read_to_string(token).unwrap().trim());
-        let (ca, url) = (self.ca.to_str().unwrap(), format!("{}{path}", self.url()));
-        String::from_utf8(curl(&["--cacert", ca, "-H", &header, &url]).stdout).unwrap()
-    }
-
-    /// The head of the answer to a reader.
-    fn answer(&self, token: &Path, path: &str) -> String {
-        let header = format!("Authorization: Bearer {}", fs::read_to_string(token).unwrap().trim());
-        let (ca, url) = (self.ca.to_str().unwrap(), format!("{}{path}", self.url()));
-        let answer = curl(&["--cacert", ca, "-D", "-", "-o", "/dev/null", "-H", &header, &url]);
-        String::from_utf8(answer.stdout).unwrap().to_lowercase()
-    }
-
-    /// The status of a request with a token or none.
-    fn status(&self, token: Option<&Path>, arguments: &[&str], path: &str) -> String {
-        let url = format!("{}{path}", self.url());
-        let header = token.map(|file| {
-            format!("Authorization: Bearer {}", fs::read_to_string(file).unwrap().trim())
-        });
-        let ca = self.ca.to_str().unwrap();
-        let mut all = vec!["--cacert", ca, "-o", "/dev/null", "-w", "%{http_code}"];
-        if let Some(header) = &header {
-            all.extend(["-H", header]);
-        }
-        all.extend(arguments);
-        all.push(&url);
-        String::from_utf8(curl(&all).stdout).unwrap()
-    }
-}
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- {}\n{}", self.folder.display(), self.log());
-        }
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-/// A port that nobody listens on: where an address has to be known before the start.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-const PRIMARY: &str = "[[feed]]\nname = \"apps\"\ndir = \"dir\"\n";
-
-fn mirror(upstream: &Guarded, token: &Path) -> String {
-    format!(
-        "[region]\nname = \"edge-1\"\n[[feed]]\nname = \"apps\"\nupstream = \"{}\"\n\
-         token_file = \"{}\"\ndir = \"dir\"\n",
-        upstream.url(),
-        token.display()
-    )
-}
-
-fn arrives(region: &Guarded, text: &str) {
-    let path = region.folder.join("dir/a.txt");
-    eventually("the file arrives", || match fs::read_to_string(&path) {
-        Ok(have) if have == text => Ok(()),
-        other => Err(format!("{other:?}\n{}", region.log())),
-    });
-}
+use crate::{
+    guarded::{Authority, Guarded, PRIMARY, arrives, free_port, mirror},
+    world::{World, curl, depsync, eventually, git},
+};
 
 #[test]
 fn a_region_with_a_token_mirrors_over_tls_until_the_token_is_revoked() {
@@ -378,14 +206,21 @@ fn h4_a_token_exchanged_during_a_transfer_disturbs_nothing_and_an_expired_one_is
     assert!(why.contains("has expired or was revoked"), "{why}");
 }
 
+fn turned_away(node: &Guarded) {
+    eventually("it is turned away", || {
+        let log = node.log();
+        if log.contains("does not accept our token") { Ok(()) } else { Err(log) }
+    });
+}
+
 #[test]
-fn a_region_is_not_taken_over_whatever_node_somebody_claims_to_be() {
+fn a_region_is_taken_over_after_20_s_of_silence_and_never_by_whom_its_token_does_not_allow() {
     let world = World::new();
     let authority = Authority::new(&world, "ca");
     let hub = Guarded::start(&world, &authority, "hub", PRIMARY);
     fs::write(hub.folder.join("dir/a.txt"), "one").unwrap();
     let (_, token) = hub.token("eu", &["--role", "mirror", "--region", "edge-1"]);
-    let (_, other) = hub.token("other", &["--role", "mirror", "--region", "edge-*"]);
+    let (_, many) = hub.token("many", &["--role", "mirror", "--region", "edge-*"]);
     let (_, plain) = hub.token("plain", &["--role", "mirror"]);
     let region = Guarded::start(&world, &authority, "eu", &mirror(&hub, &token));
     arrives(&region, "one");
@@ -396,56 +231,203 @@ fn a_region_is_not_taken_over_whatever_node_somebody_claims_to_be() {
         let node = nodes.iter().find(|node| node["label"] == label);
         node.map_or("absent".to_owned(), |node| node["feeds"][0]["standing"].to_string())
     };
-    // The same node id with another token, be it good for the region.
-    let claimed = world.folder("claimed").join("state");
-    fs::create_dir_all(&claimed).unwrap();
-    fs::copy(region.folder.join("state/node"), claimed.join("node")).unwrap();
-    let thief = Guarded::start(&world, &authority, "claimed", &mirror(&hub, &other));
-    eventually("it is turned away", || {
-        if thief.log().contains("does not accept our token") { Ok(()) } else { Err(thief.log()) }
-    });
-    // Another node: it stands by, or, with a token that names no region, is a mirror and no more.
-    for (name, token, expected) in
-        [("second", &other, "\"standby\""), ("third", &plain, "\"mirror\"")]
-    {
-        let node = Guarded::start(&world, &authority, name, &mirror(&hub, token));
-        arrives(&node, "one");
-        eventually("it is listed", || match standing(name) {
-            found if found == expected => Ok(()),
+    let becomes = |label: &str, wanted: &str| {
+        eventually(&format!("{label} is {wanted}"), || match standing(label) {
+            found if found == format!("{wanted:?}") => Ok(()),
             other => Err(other),
         });
+    };
+    // One token for many spokes, and for none that its pattern does not fit.
+    let second = mirror(&hub, &many);
+    let beside = second.replace("edge-1", "edge-2");
+    let beside = Guarded::start(&world, &authority, "beside", &beside);
+    becomes("beside", "serving");
+    drop(beside);
+    let hedge = second.replace("edge-1", "hedge-1");
+    let hedge = Guarded::start(&world, &authority, "hedge", &hedge);
+    turned_away(&hedge);
+    drop(hedge);
+    // Another node under the same name stands by, or is a mirror and no more.
+    let second = Guarded::start(&world, &authority, "second", &second);
+    let third = Guarded::start(&world, &authority, "third", &mirror(&hub, &plain));
+    becomes("second", "standby");
+    becomes("third", "mirror");
+    // The node's own id, with another token: while the node lives, not even a good one.
+    let claim = |name: &str, token: &Path| {
+        let state = world.folder(name).join("state");
+        fs::create_dir_all(&state).unwrap();
+        fs::copy(region.folder.join("state/node"), state.join("node")).unwrap();
+        Guarded::start(&world, &authority, name, &mirror(&hub, token))
+    };
+    for (name, token) in [("claimed", &many), ("ghost", &plain)] {
+        turned_away(&claim(name, token));
     }
     assert_eq!(standing("eu"), "\"serving\"");
+
+    let ghost = world.path("eu-node");
+    fs::copy(region.folder.join("state/node"), &ghost).unwrap();
+    drop(region);
+    let began = Instant::now();
+    eventually("the one that stands by takes over", || match standing("second").as_str() {
+        "\"serving\"" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    // It was heard for the last time up to a heartbeat before it was killed.
+    assert!(began.elapsed() >= Duration::from_secs(14), "{:?}", began.elapsed());
+    // Whoever shows its id now gets as far as its token.
+    let state = world.folder("late").join("state");
+    fs::create_dir_all(&state).unwrap();
+    fs::copy(&ghost, state.join("node")).unwrap();
+    let _late = Guarded::start(&world, &authority, "late", &mirror(&hub, &plain));
+    becomes("late", "mirror");
+    assert_eq!(standing("second"), "\"serving\"");
+    assert_eq!(standing("third"), "\"mirror\"");
+    drop((second, third));
 }
 
 #[test]
-fn certificates_are_verified_and_exchanged_while_the_node_runs() {
+fn a_mirror_whose_token_names_no_region_is_never_led_to() {
     let world = World::new();
     let authority = Authority::new(&world, "ca");
-    let foreign = Authority::new(&world, "foreign");
     let hub = Guarded::start(&world, &authority, "hub", PRIMARY);
-    let (_, token) = hub.token("eu", &["--role", "mirror", "--region", "edge-1"]);
-    // A region that believes another CA does not talk to this hub.
-    let stranger = Guarded::start(&world, &foreign, "stranger", &mirror(&hub, &token));
-    eventually("the certificate is refused", || {
-        if stranger.log().contains("certificate") { Ok(()) } else { Err(stranger.log()) }
+    fs::write(hub.folder.join("dir/a.txt"), "one").unwrap();
+    let (_, plain) = hub.token("plain", &["--role", "mirror"]);
+    let (_, good) = hub.token("good", &["--role", "mirror", "--region", "edge-1"]);
+    let (_, reader) = hub.token("reader", &["--role", "reader"]);
+    let node = |name: &str, token: &Path| {
+        let port = free_port();
+        let advertise = format!("advertise = \"https://localhost:{port}\"\n");
+        let config = mirror(&hub, token);
+        let node = Guarded::start_with(&world, &authority, name, (port, &advertise, &config));
+        arrives(&node, "one");
+        node
+    };
+    let led = |via: &str| {
+        let answer = hub.answer(&reader, &format!("/v1/feeds/apps/files/a.txt?via={via}"));
+        answer.lines().find_map(|line| line.strip_prefix("location: ").map(ToOwned::to_owned))
+    };
+    let third = node("third", &plain);
+    let id = fs::read_to_string(third.folder.join("state/node")).unwrap();
+    let id = id.trim();
+    let first = node("first", &good);
+    eventually("the good one is led to", || match led("edge-1") {
+        Some(to) if to.contains(&format!(":{}/", first.port)) => Ok(()),
+        other => Err(format!("{other:?}")),
     });
-    let url = format!("{}/livez", hub.url());
-    let foreign_ca = foreign.cert.to_str().unwrap();
-    assert!(!curl(&["--cacert", foreign_ca, &url]).status.success());
-    let plain = url.replace("https", "http");
-    assert!(!curl(&["-f", &plain]).status.success(), "nothing is served without TLS");
+    // By then the other one was tried as well, and its address leads to it.
+    assert_eq!(led(id), None, "it is asked for by its id");
+    drop(first);
+    assert!(led("edge-1").is_none_or(|to| !to.contains(&format!(":{}/", third.port))));
+}
 
-    foreign.sign(&hub.folder);
-    eventually("the new certificate is in force", || {
-        let answer = curl(&["-f", "--cacert", foreign_ca, &url]);
-        if answer.status.success() { Ok(()) } else { Err(hub.log()) }
+#[test]
+fn what_a_hook_vetoes_is_given_to_nobody() {
+    let world = World::new();
+    let authority = Authority::new(&world, "ca");
+    let hooks = world.folder("hub").join("hooks");
+    fs::create_dir_all(&hooks).unwrap();
+    let hook = hooks.join("pre-commit");
+    fs::write(&hook, "#!/bin/sh\ntest ! -e b.txt\n").unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let config = format!("{PRIMARY}hooks = \"hooks\"\n");
+    let hub = Guarded::start(&world, &authority, "hub", &config);
+    let (_, token) = hub.token("eu", &["--role", "mirror", "--region", "edge-1"]);
+    let status = |path: &str| hub.status(Some(&token), &[], path);
+    fs::write(hub.folder.join("dir/a.txt"), "one").unwrap();
+    eventually("the first is published", || match status("/v1/feeds/apps/files/a.txt").as_str() {
+        "200" => Ok(()),
+        other => Err(other.to_owned()),
     });
-    secret(&hub.folder.join("node.crt"), "not a certificate");
-    eventually("the bad one is told", || {
-        if hub.log().contains("cannot be used") { Ok(()) } else { Err(hub.log()) }
+    let (small, large) = (hub.folder.join("dir/b.txt"), hub.folder.join("dir/c.bin"));
+    fs::write(&small, "two").unwrap();
+    fs::write(&large, vec![7; 600_000]).unwrap();
+    eventually("it is vetoed", || {
+        let feed = hub.body(&token, "/v1/feeds/apps");
+        if feed.contains("pre-commit") { Ok(()) } else { Err(feed) }
     });
-    assert!(curl(&["-f", "--cacert", foreign_ca, &url]).status.success(), "the old one stays");
+    let repository = hub.folder.join("state/feeds/apps/git");
+    let id = git(&repository, &["hash-object", small.to_str().unwrap()]).stdout;
+    let id = String::from_utf8(id).unwrap().trim().to_owned();
+    assert!(!git(&repository, &["cat-file", "-e", &id]).status.success(), "it lies in git/");
+    let sha256 = Command::new("sha256sum").arg(&large).output().unwrap().stdout;
+    let sha256 = String::from_utf8(sha256).unwrap()[..64].to_owned();
+    assert_eq!(status(&format!("/v1/feeds/apps/objects/{sha256}")), "404");
+    assert_eq!(status("/v1/feeds/apps/files/b.txt"), "404");
+    let header = format!("Authorization: Bearer {}", fs::read_to_string(&token).unwrap().trim());
+    let clone = world.folder("clone");
+    git(&clone, &["init", "-q"]);
+    let fetch = |what: &str| {
+        let (ca, header) =
+            (format!("http.sslCAInfo={}", hub.ca.display()), format!("http.extraHeader={header}"));
+        let url = format!("{}/git/apps.git", hub.url());
+        git(
+            &clone,
+            &["-c", &ca, "-c", &header, "-c", "protocol.version=2", "fetch", "-q", &url, what],
+        )
+    };
+    let refused = fetch(&id);
+    assert!(!refused.status.success(), "{refused:?}");
+    let fetched = fetch("main");
+    assert!(fetched.status.success(), "{fetched:?}");
+    let files = git(&clone, &["ls-tree", "--name-only", "FETCH_HEAD"]).stdout;
+    assert!(
+        !String::from_utf8(files).unwrap().lines().any(|name| name == "b.txt" || name == "c.bin")
+    );
+}
+
+#[test]
+fn one_client_asks_so_often_and_no_more() {
+    let world = World::new();
+    let authority = Authority::new(&world, "ca");
+    let limits = "[limits]\nrequests_per_client = 1\nrequests_per_token = 1\n";
+    let keys = "proxies = [\"127.0.0.0/8\"]\n";
+    let config = format!("{PRIMARY}{limits}");
+    let hub = Guarded::start_with(&world, &authority, "hub", (0, keys, &config));
+    let (_, reader) = hub.token("reader", &["--role", "reader"]);
+    let ask = |token: Option<&Path>, from: &str| {
+        hub.status(token, &["-H", &format!("X-Forwarded-For: {from}")], "/livez")
+    };
+    // Ten seconds' worth at once.
+    let answers: Vec<String> = (0..30).map(|_| ask(None, "10.0.0.1")).collect();
+    assert!(answers[..10].iter().all(|status| status == "200"), "{answers:?}");
+    assert!(answers.iter().any(|status| status == "429"), "{answers:?}");
+    assert_eq!(ask(None, "10.0.0.2"), "200", "another one is not held back");
+    let answers: Vec<String> =
+        (0..30).map(|n| ask(Some(&reader), &format!("10.0.1.{n}"))).collect();
+    assert!(answers[..10].iter().all(|status| status == "200"), "{answers:?}");
+    assert!(answers.iter().any(|status| status == "429"), "{answers:?}");
+    let refused = eventually("it is said when to come again", || {
+        let answer = hub.answer(&reader, "/livez");
+        if answer.contains(" 429 ") { Ok(answer) } else { Err(answer) }
+    });
+    assert!(refused.contains("retry-after: "), "{refused}");
+}
+
+#[test]
+fn health_tells_of_tokens_that_end_soon_and_of_a_node_that_asks_for_none() {
+    let world = World::new();
+    let authority = Authority::new(&world, "ca");
+    let hub = Guarded::start(&world, &authority, "hub", PRIMARY);
+    let (id, reader) = hub.token("reader", &["--role", "reader", "--expires", "3d"]);
+    let (_, far) = hub.token("far", &["--role", "reader", "--expires", "15d"]);
+    for token in [&reader, &far] {
+        let health = hub.body(token, "/healthz");
+        assert!(
+            health.contains(&format!("the token {id}, a reader's, ends in 2 days")),
+            "{health}"
+        );
+        assert_eq!(health.matches("ends in").count(), 1, "{health}");
+    }
+    let metrics = hub.body(&reader, "/metrics");
+    assert!(metrics.contains("depsync_insecure 0"), "{metrics}");
+    let line = format!("depsync_token_expires_seconds{{token=\"{id}\",role=\"reader\"}} ");
+    assert!(metrics.contains(&line), "{metrics}");
+
+    let open = world.primary_with("open", &["--insecure"]);
+    assert!(open.log_text().contains("--insecure: whoever"), "{}", open.log_text());
+    let health = open.get("/healthz");
+    assert!(health["warnings"][0].as_str().unwrap().starts_with("--insecure"), "{health}");
+    assert_eq!(open.metric("depsync_insecure"), 1.0);
 }
 
 #[test]
@@ -471,94 +453,4 @@ fn what_is_unsafe_does_not_start() {
         assert_eq!(output.status.code(), Some(78), "{tls}: {text}");
         assert!(text.contains(expected), "{tls}: {text}");
     }
-}
-
-/// A key of its own, and the line that believes it.
-fn key(world: &World, name: &str) -> (PathBuf, String) {
-    let path = world.path(name);
-    let made = depsync(&["key", "create", path.to_str().unwrap(), "--name", name]);
-    assert!(made.status.success(), "{made:?}");
-    (path, String::from_utf8(made.stdout).unwrap())
-}
-
-#[test]
-fn stock_git_and_ssh_keygen_accept_our_signatures() {
-    let world = World::new();
-    let authority = Authority::new(&world, "ca");
-    let (key, line) = key(&world, "hub-1");
-    let signed = format!("{PRIMARY}sign_with = \"{}\"\n", key.display());
-    let hub = Guarded::start(&world, &authority, "hub", &signed);
-    fs::write(hub.folder.join("dir/a.txt"), "one").unwrap();
-    let repository = hub.folder.join("state/feeds/apps/git");
-    eventually("it is committed", || {
-        let head = repository.join("refs/heads/main");
-        if head.exists() { Ok(()) } else { Err(hub.log()) }
-    });
-    let trusted = world.path("allowed_signers");
-    fs::write(&trusted, &line).unwrap();
-    let allowed = format!("gpg.ssh.allowedSignersFile={}", trusted.display());
-    let verify = ["-c", &allowed, "verify-commit", "-v", "main"];
-    let verified = git(&repository, &verify);
-    assert!(verified.status.success(), "{verified:?}");
-    let said = String::from_utf8_lossy(&verified.stderr).into_owned();
-    assert!(said.contains("Good \"git\" signature for hub-1"), "{said}");
-    assert!(git(&repository, &["fsck", "--full", "--strict"]).status.success());
-
-    // The same by ssh-keygen alone, on what git shows.
-    let commit = git(&repository, &["cat-file", "commit", "main"]).stdout;
-    let commit = String::from_utf8(commit).unwrap();
-    let (before, rest) = commit.split_once("gpgsig ").unwrap();
-    let (pem, after) = rest.split_once("-----END SSH SIGNATURE-----\n").unwrap();
-    let pem = format!("{pem}-----END SSH SIGNATURE-----\n").replace("\n ", "\n");
-    fs::write(world.path("commit.sig"), pem).unwrap();
-    fs::write(world.path("commit"), format!("{before}{after}")).unwrap();
-    let check = |file: &str| {
-        Command::new("ssh-keygen")
-            .args(["-Y", "verify", "-n", "git", "-I", "hub-1", "-f"])
-            .arg(&trusted)
-            .arg("-s")
-            .arg(world.path("commit.sig"))
-            .stdin(fs::File::open(world.path(file)).unwrap())
-            .output()
-            .unwrap()
-    };
-    let verified = check("commit");
-    assert!(verified.status.success(), "{verified:?}");
-    fs::write(world.path("other"), format!("{before}{after}.")).unwrap();
-    assert!(!check("other").status.success());
-}
-
-#[test]
-fn what_no_trusted_key_has_signed_is_not_checked_out() {
-    let world = World::new();
-    let authority = Authority::new(&world, "ca");
-    let ((ours, line), (theirs, other)) = (key(&world, "ours"), key(&world, "theirs"));
-    let signing = world.path("signing.key");
-    fs::copy(&ours, &signing).unwrap();
-    let signed = format!("{PRIMARY}sign_with = \"{}\"\n", signing.display());
-    let hub = Guarded::start(&world, &authority, "hub", &signed);
-    let (_, token) = hub.token("eu", &["--role", "mirror", "--region", "edge-1"]);
-    let trusted = world.path("allowed_signers");
-    fs::write(&trusted, &line).unwrap();
-    let config = format!("{}trusted_keys = \"{}\"\n", mirror(&hub, &token), trusted.display());
-    let region = Guarded::start(&world, &authority, "eu", &config);
-    fs::write(hub.folder.join("dir/a.txt"), "one").unwrap();
-    arrives(&region, "one");
-
-    // Somebody commits with another key: the old release stays, and both say why.
-    fs::copy(&theirs, &signing).unwrap();
-    fs::write(hub.folder.join("dir/a.txt"), "two").unwrap();
-    eventually("the region refuses it", || {
-        if region.log().contains("which is not in") { Ok(()) } else { Err(region.log()) }
-    });
-    assert_eq!(fs::read_to_string(region.folder.join("dir/a.txt")).unwrap(), "one");
-    eventually("the primary hears of it", || {
-        let nodes = String::from_utf8(hub.admin(&["nodes", "--json"]).stdout).unwrap();
-        if nodes.contains("which is not in") { Ok(()) } else { Err(nodes) }
-    });
-
-    // Once the key is believed it goes on.
-    fs::write(&trusted, format!("{line}{other}")).unwrap();
-    fs::write(hub.folder.join("dir/b.txt"), "three").unwrap();
-    arrives(&region, "two");
 }

@@ -25,7 +25,8 @@ pub struct Announce {
     /// The pack's size in bytes; 0 when it is not inside.
     #[serde(default)]
     pub size: u64,
-    /// The commit's signature, where the feed is signed.
+    /// The commit as it is signed, where the feed is: who believes that key knows by it, before
+    /// anything is fetched, that the head is the primary's word. Relays hand it on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
 }

@@ -155,9 +155,10 @@ fn sender(subject: &str) -> Option<(FeedName, NodeId)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-fn announcement(desk: &Desk, Published { head, parent, pack }: Published) -> Bytes {
-    let feed = desk.feed.clone();
-    Announce { feed, head, parent, size: 0, signature: None }.encode(pack.as_deref())
+fn announcement(desk: &Desk, published: Published) -> Bytes {
+    let (feed, Published { head, parent, signed, pack }) = (desk.feed.clone(), published);
+    let signature = signed.as_deref().map(str::to_owned);
+    Announce { feed, head, parent, size: 0, signature }.encode(pack.as_deref())
 }
 
 fn heartbeat(desk: &Desk, trust_version: Option<u64>) -> Bytes {

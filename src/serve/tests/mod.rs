@@ -33,7 +33,7 @@ use crate::{
     disk::{CurrentRoot, Root},
     ledger::{Audit, Decisions, Ledger},
     model::{
-        Bandwidth, Bindings, Entry, FeedName, Freshness, Kind, Member, Meta, Mtime, NodeId, Oid,
+        Bandwidth, Bindings, Entry, FeedName, Freshness, Kind, Limits, Member, Meta, Mtime, NodeId, Oid,
         Region, RegionTable, RelPath, Stale,
     },
     store::{Draft, Signature, Store},
@@ -109,6 +109,7 @@ impl World {
             proxies: vec!["10.0.0.0/24".parse().unwrap()],
             regions: RegionTable::build(vec![region]).unwrap(),
             bandwidth: Bandwidth::default(),
+            limits: Limits::default(),
             region: None,
             freshness,
             stale,
