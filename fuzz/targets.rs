@@ -6,7 +6,7 @@ use std::{cell::RefCell, fs::File, io::Write, path::Path};
 use bytes::Bytes;
 use depsync::{
     bus::frame::{self, Announce, FromFollower, FromUpstream},
-    config,
+    config::{self, import},
     model::{Head, ObjectId, Oid, RelPath},
     serve::range::{self, Verdict},
     store::{Store, delta},
@@ -19,12 +19,13 @@ use sha1::{Digest, Sha1};
 pub(crate) type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub(crate) const TARGETS: [(&str, Target); 7] = [
+pub(crate) const TARGETS: [(&str, Target); 8] = [
     ("frames", frames),
     ("packs", packs),
     ("deltas", deltas),
     ("region_xml", region_xml),
     ("rs_xml", rs_xml),
+    ("carbon_xml", carbon_xml),
     ("ranges", ranges),
     ("paths", paths),
 ];
@@ -213,6 +214,24 @@ pub(crate) fn region_xml(data: &[u8]) {
 /// It is read or refused.
 pub(crate) fn rs_xml(data: &[u8]) {
     let _ = config::read_rs_xml(&String::from_utf8_lossy(data), Path::new("rs.xml"));
+}
+
+/// What is made of it is no more than a few times as long, whatever is unknown in it.
+pub(crate) fn carbon_xml(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let given = import::Given {
+        dir: Some("/srv/deployment".into()),
+        upstream: Some("http://hub.example:7873".parse().expect("it is a URL")),
+        name: Some("eu".parse().expect("it is a name")),
+    };
+    let around = import::Around {
+        host: "hub",
+        variable: &|name| Some(format!("of-{name}")),
+        is_dir: &|_| true,
+    };
+    for given in [given, import::Given::default()] {
+        let _ = import::carbon(&text, Path::new("carbon.xml"), &given, &around);
+    }
 }
 
 /// A part is never empty and lies within the file.

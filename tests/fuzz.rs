@@ -205,6 +205,11 @@ fn rs_xml() {
 }
 
 #[test]
+fn carbon_xml() {
+    run("carbon_xml");
+}
+
+#[test]
 fn ranges() {
     run("ranges");
 }

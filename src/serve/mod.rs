@@ -40,8 +40,8 @@ mod nodes;
 mod objects;
 mod openapi;
 mod orders;
-mod packs;
 mod pace;
+mod packs;
 mod page;
 mod passes;
 mod propagation;
@@ -74,9 +74,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use access::{Access, Secret};
 pub use connection::Peer;
+pub use diagnosis::INSECURE;
 pub use edge::{Edge, Intake, LeftOut, Setup};
 pub use error::Error;
-pub use diagnosis::INSECURE;
 pub use throttle::Throttle;
 
 use crate::{bus::frame, tls};

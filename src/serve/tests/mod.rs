@@ -33,8 +33,8 @@ use crate::{
     disk::{CurrentRoot, Root},
     ledger::{Audit, Decisions, Ledger},
     model::{
-        Bandwidth, Bindings, Entry, FeedName, Freshness, Kind, Limits, Member, Meta, Mtime, NodeId, Oid,
-        Region, RegionTable, RelPath, Stale,
+        Bandwidth, Bindings, Entry, FeedName, Freshness, Kind, Limits, Member, Meta, Mtime, NodeId,
+        Oid, Region, RegionTable, RelPath, Stale,
     },
     store::{Draft, Signature, Store},
 };
