@@ -1,5 +1,5 @@
 //! The key that a server's certificate must have: `sha256/` and the base64 of the SHA-256 of its
-//! SubjectPublicKeyInfo in DER, as curl's `--pinnedpubkey` writes it.
+//! `SubjectPublicKeyInfo` in DER, as curl's `--pinnedpubkey` writes it.
 //!
 //! It stays the same when a certificate is renewed for the same key, and needs no CA.
 

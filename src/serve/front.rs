@@ -39,7 +39,7 @@ impl Front {
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let from = self.edge.client_behind(peer.0.ip(), request.headers());
-        if let Err(fault) = self.edge.pace.from_address(from, Instant::now()) {
+        if let Err(fault) = self.edge.pace.address(from, Instant::now()) {
             self.edge.metrics.turned_away();
             self.edge.metrics.answered(fault.status());
             return Ok(fault.into_response());

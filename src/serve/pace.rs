@@ -47,7 +47,7 @@ impl Pace {
 
     /// Counts a request from an address; a fault when it is one too many. Who is on this machine is
     /// not counted.
-    pub(super) fn from_address(&self, address: IpAddr, now: Instant) -> Result<(), Fault> {
+    pub(super) fn address(&self, address: IpAddr, now: Instant) -> Result<(), Fault> {
         if address.to_canonical().is_loopback() {
             return Ok(());
         }
@@ -106,20 +106,20 @@ mod tests {
         let (pace, now) = (pace(10), Instant::now());
         let (fast, other) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let mut admitted = 0;
-        while pace.from_address(fast, now).is_ok() {
+        while pace.address(fast, now).is_ok() {
             admitted += 1;
         }
         assert_eq!(admitted, 100, "ten seconds' worth");
-        assert!(pace.from_address(other, now).is_ok());
-        assert!(pace.from_address([127, 0, 0, 1].into(), now).is_ok());
-        let refused = pace.from_address(fast, now).unwrap_err();
+        assert!(pace.address(other, now).is_ok());
+        assert!(pace.address([127, 0, 0, 1].into(), now).is_ok());
+        let refused = pace.address(fast, now).unwrap_err();
         assert_eq!(refused.status(), 429);
         // At its pace from then on, and after a rest all at once again.
         let soon = now + Duration::from_millis(250);
-        let again = (0..5).filter(|_| pace.from_address(fast, soon).is_ok()).count();
+        let again = (0..5).filter(|_| pace.address(fast, soon).is_ok()).count();
         assert_eq!(again, 2);
         let later = now + Duration::from_secs(60);
-        assert_eq!((0..200).filter(|_| pace.from_address(fast, later).is_ok()).count(), 100);
+        assert_eq!((0..200).filter(|_| pace.address(fast, later).is_ok()).count(), 100);
     }
 
     #[test]
@@ -134,16 +134,16 @@ mod tests {
     fn the_table_is_bounded() {
         let (pace, now) = (pace(1), Instant::now());
         for n in 0..40_000_u32 {
-            assert!(pace.from_address(IpAddr::V4((0x0a00_0000 + n).into()), now).is_ok());
+            assert!(pace.address(IpAddr::V4((0x0a00_0000 + n).into()), now).is_ok());
         }
         assert!(pace.spent.lock().unwrap().len() <= MAX_CLIENTS);
         // Those that were quiet make room first.
         let busy = IpAddr::V4([11, 0, 0, 1].into());
         let later = now + Duration::from_secs(20);
-        while pace.from_address(busy, later).is_ok() {}
-        for n in 0..MAX_CLIENTS as u32 - 1 {
-            assert!(pace.from_address(IpAddr::V4((0x0c00_0000 + n).into()), now).is_ok());
+        while pace.address(busy, later).is_ok() {}
+        for n in (0_u32..).take(MAX_CLIENTS - 1) {
+            assert!(pace.address(IpAddr::V4((0x0c00_0000 + n).into()), now).is_ok());
         }
-        assert!(pace.from_address(busy, later).is_err(), "who is busy is still known");
+        assert!(pace.address(busy, later).is_err(), "who is busy is still known");
     }
 }
