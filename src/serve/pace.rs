@@ -142,7 +142,7 @@ mod tests {
         let later = now + Duration::from_secs(20);
         while pace.address(busy, later).is_ok() {}
         for n in (0_u32..).take(MAX_CLIENTS - 1) {
-            assert!(pace.address(IpAddr::V4((0x0c00_0000 + n).into()), now).is_ok());
+            assert!(pace.address(IpAddr::V4((0x0c00_0000 + n).into()), later).is_ok());
         }
         assert!(pace.address(busy, later).is_err(), "who is busy is still known");
     }
