@@ -12,7 +12,7 @@ const WINDOW: Duration = Duration::from_millis(250);
 
 /// The batch of one feed.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub struct Batch {
     open: Option<Open>,
     gap: Duration,
     committed: Option<Instant>,
@@ -24,13 +24,20 @@ struct Open {
     last: Instant,
 }
 
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Batch {
-    pub(super) fn new() -> Self {
+    /// Nothing waits.
+    pub fn new() -> Self {
         Self { open: None, gap: FIRST_GAP, committed: None }
     }
 
     /// A change was added.
-    pub(super) fn added(&mut self, now: Instant) {
+    pub fn added(&mut self, now: Instant) {
         if let Some(open) = &mut self.open {
             open.last = now;
             return;
@@ -41,13 +48,13 @@ impl Batch {
     }
 
     /// When to commit; none when there is nothing to commit.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         let open = self.open?;
         Some((open.last + self.gap).min(open.since + WINDOW))
     }
 
     /// The batch was committed, or what was in it came to nothing.
-    pub(super) fn close(&mut self, now: Instant) {
+    pub fn close(&mut self, now: Instant) {
         self.open = None;
         self.committed = Some(now);
     }

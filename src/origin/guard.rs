@@ -49,23 +49,24 @@ impl Default for Rules {
 }
 
 /// The deletions of a batch, and what they are weighed against.
-pub(super) struct Load<'a> {
+#[derive(Debug)]
+pub struct Load<'a> {
     /// Files that the batch deletes.
-    pub(super) pending: Vec<(&'a RelPath, Oid)>,
+    pub pending: Vec<(&'a RelPath, Oid)>,
     /// Files whose deletion waits for a person.
-    pub(super) held: Vec<&'a RelPath>,
+    pub held: Vec<&'a RelPath>,
     /// Files in the head.
-    pub(super) files: u64,
+    pub files: u64,
     /// Files that would be left, those held not counted.
-    pub(super) left: u64,
+    pub left: u64,
     /// The contents of the files that the batch adds or changes.
-    pub(super) arrivals: Vec<Oid>,
+    pub arrivals: Vec<Oid>,
     /// Paths are still being read: what looks deleted may turn out renamed.
-    pub(super) reading: bool,
+    pub reading: bool,
 }
 
 /// The tree as it would be after the batch.
-pub(super) trait After {
+pub trait After {
     /// Whether a file lies below this folder.
     fn has_files(&self, dir: &RelPath) -> bool;
     /// Whether another folder beside this one has files below it.
@@ -74,7 +75,7 @@ pub(super) trait After {
 
 /// What becomes of the batch.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub enum Answer {
     /// It may be committed.
     Pass,
     /// It stays open: ask again then, or when all is read.
@@ -86,7 +87,8 @@ pub(super) enum Answer {
 }
 
 /// The guard of one feed.
-pub(super) struct Guard {
+#[derive(Debug)]
+pub struct Guard {
     rules: Rules,
     /// Deletions published within the window.
     published: HashMap<RelPath, Gone>,
@@ -101,13 +103,14 @@ pub(super) struct Guard {
 }
 
 /// A deletion that was published.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Gone {
     at: Instant,
     /// The commit that still had it.
     before: Oid,
 }
 
+#[derive(Debug)]
 struct Open {
     since: Instant,
     last: Instant,
@@ -117,7 +120,7 @@ struct Open {
 
 impl Guard {
     /// `resumed`: deletions were held when the daemon stopped.
-    pub(super) fn new(rules: Rules, resumed: bool) -> Self {
+    pub fn new(rules: Rules, resumed: bool) -> Self {
         Self {
             rules,
             published: HashMap::new(),
@@ -130,25 +133,25 @@ impl Guard {
     }
 
     /// A deletion was added to the batch.
-    pub(super) fn deleted(&mut self, now: Instant) {
+    pub fn deleted(&mut self, now: Instant) {
         if let Some(open) = &mut self.open {
             open.last = now;
         }
     }
 
     /// The batch has no deletion any more: what was deleted has come back.
-    pub(super) fn nothing_deleted(&mut self) {
+    pub fn nothing_deleted(&mut self) {
         self.open = None;
     }
 
     /// No deletion is held any more: from here on they are judged as ever.
-    pub(super) fn nothing_held(&mut self) {
+    pub fn nothing_held(&mut self) {
         self.resumed = false;
         self.held_since = None;
     }
 
     /// What becomes of a batch with deletions.
-    pub(super) fn weigh(&mut self, now: Instant, load: &Load<'_>, after: &dyn After) -> Answer {
+    pub fn weigh(&mut self, now: Instant, load: &Load<'_>, after: &dyn After) -> Answer {
         if self.rules.off || load.pending.is_empty() {
             self.nothing_deleted();
             return Answer::Pass;
@@ -205,7 +208,7 @@ impl Guard {
 
     /// The deletions that were published before the act that they were part of was held, each with a
     /// commit that still has it.
-    pub(super) fn led_up(&self) -> Vec<(RelPath, Oid)> {
+    pub fn led_up(&self) -> Vec<(RelPath, Oid)> {
         let Some(mut next) = self.held_since else { return Vec::new() };
         let mut all: Vec<_> = self.published.iter().collect();
         all.sort_unstable_by_key(|(_, gone)| std::cmp::Reverse(gone.at));
@@ -219,12 +222,7 @@ impl Guard {
 
     /// Deletions were published: they count from now on. `before`: the commit that still had them;
     /// `files`: how many there were in it.
-    pub(super) fn published(
-        &mut self,
-        now: Instant,
-        (before, files): (Oid, u64),
-        deleted: Vec<RelPath>,
-    ) {
+    pub fn published(&mut self, now: Instant, (before, files): (Oid, u64), deleted: Vec<RelPath>) {
         while self.sizes.back().is_some_and(|(_, smaller)| *smaller <= files) {
             self.sizes.pop_back();
         }
@@ -234,12 +232,12 @@ impl Guard {
     }
 
     /// Whether it wants to know which files are published.
-    pub(super) fn minds_arrivals(&self) -> bool {
+    pub fn minds_arrivals(&self) -> bool {
         self.open.is_some() || !self.published.is_empty()
     }
 
     /// A file was published: if it had been deleted, it has come back.
-    pub(super) fn arrived(&mut self, path: &RelPath, blob: Oid) {
+    pub fn arrived(&mut self, path: &RelPath, blob: Oid) {
         self.published.remove(path);
         if let Some(open) = &mut self.open {
             open.arrived.push(blob);

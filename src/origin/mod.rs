@@ -8,12 +8,12 @@
 
 mod after;
 mod archive;
-mod batch;
+pub mod batch;
 mod claim;
 mod commit;
 mod control;
 mod gate;
-mod guard;
+pub mod guard;
 mod identity;
 mod import;
 mod look;
@@ -25,7 +25,7 @@ mod restore;
 mod rollback;
 mod scan;
 mod session;
-mod settle;
+pub mod settle;
 mod stage;
 mod taken;
 #[cfg(test)]

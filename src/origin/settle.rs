@@ -25,14 +25,16 @@ const SHOWN_WAIT: Duration = Duration::from_millis(250);
 
 /// What led to a path. Events are looked at first: a person waits for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Lane {
+pub enum Lane {
+    /// Something was said to have happened to it.
     Event,
+    /// It was found to be another one than the head has.
     Scan,
 }
 
 /// What looking at a path showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// It was read, or is no file, or is gone: nothing to wait for.
     Settled,
     /// Somebody has it open for writing.
@@ -49,27 +51,33 @@ pub(super) enum Verdict {
 
 /// A path to be looked at now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Look {
-    pub(super) path: RelPath,
-    pub(super) lane: Lane,
+pub struct Look {
+    /// Which.
+    pub path: RelPath,
+    /// What led to it.
+    pub lane: Lane,
     /// A file with this stat was quiet long enough: no lease is needed.
-    pub(super) quiet: Option<Fingerprint>,
+    pub quiet: Option<Fingerprint>,
     /// The operator lets an archive with this stat pass as it is.
-    pub(super) approved: Option<Fingerprint>,
+    pub approved: Option<Fingerprint>,
 }
 
 /// Why a path waits for more than a moment, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Waiting {
-    pub(super) cause: Cause,
-    pub(super) reason: String,
-    pub(super) since: Instant,
+pub struct Waiting {
+    /// In a word.
+    pub cause: Cause,
+    /// What for.
+    pub reason: String,
+    /// Since when.
+    pub since: Instant,
     /// Whether it waits for somebody rather than for a moment.
-    pub(super) decision: bool,
+    pub decision: bool,
 }
 
 /// All touched paths of a feed.
-pub(super) struct Settle {
+#[derive(Debug)]
+pub struct Settle {
     /// How long a file must stay as it is where leases are not to be had.
     quiet: Duration,
     paths: HashMap<RelPath, Touched>,
@@ -106,7 +114,9 @@ enum Stage {
 }
 
 impl Settle {
-    pub(super) fn new(quiet: Duration) -> Self {
+    /// Nothing is touched yet; `quiet` is how long a file must stay as it is where leases are not to be
+    /// had.
+    pub fn new(quiet: Duration) -> Self {
         Self {
             quiet,
             paths: HashMap::new(),
@@ -118,7 +128,7 @@ impl Settle {
     }
 
     /// Something may have happened to a path.
-    pub(super) fn touch(&mut self, path: &RelPath, lane: Lane) {
+    pub fn touch(&mut self, path: &RelPath, lane: Lane) {
         let Some(known) = self.paths.get_mut(path) else {
             let stage = Stage::Queued(lane, self.sequence);
             let new =
@@ -143,7 +153,7 @@ impl Settle {
     }
 
     /// The next path to look at; its verdict comes by [`Settle::judged`].
-    pub(super) fn next(&mut self, now: Instant) -> Option<Look> {
+    pub fn next(&mut self, now: Instant) -> Option<Look> {
         self.wake(now);
         let (lane, _, path) = self.queue.first()?.clone();
         self.enter(&path, Stage::Looking { lane, again: None });
@@ -169,7 +179,7 @@ impl Settle {
     }
 
     /// What looking at a path showed.
-    pub(super) fn judged(&mut self, now: Instant, path: &RelPath, verdict: Verdict) {
+    pub fn judged(&mut self, now: Instant, path: &RelPath, verdict: Verdict) {
         let Some(Touched { stage: Stage::Looking { lane, again }, .. }) = self.paths.get(path)
         else {
             return;
@@ -240,7 +250,7 @@ impl Settle {
     }
 
     /// Lets an archive that is held pass as it is now; false when none is held there.
-    pub(super) fn approve(&mut self, path: &RelPath) -> bool {
+    pub fn approve(&mut self, path: &RelPath) -> bool {
         let Some(known) = self.paths.get_mut(path) else { return false };
         let Stage::Held(Some(seen)) = known.stage else { return false };
         known.approved = Some(seen);
@@ -249,24 +259,24 @@ impl Settle {
     }
 
     /// When a path is due next; `now` when one is queued.
-    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
         if self.queue.is_empty() { self.timers.first().map(|(at, _)| *at) } else { Some(now) }
     }
 
     /// Whether paths that a scan found are to be looked at, or are being looked at. Those that wait
     /// for somebody do not count, nor do events, which may never end.
-    pub(super) fn has_scan_work(&self) -> bool {
+    pub fn has_scan_work(&self) -> bool {
         self.looking[Lane::Scan as usize] > 0
             || self.queue.last().is_some_and(|(lane, ..)| *lane == Lane::Scan)
     }
 
     /// Whether a path is being looked at.
-    pub(super) fn is_looking(&self) -> bool {
+    pub fn is_looking(&self) -> bool {
         self.looking != [0; 2]
     }
 
     /// How many paths are to be looked at, now or by the clock.
-    pub(super) fn active(&self) -> usize {
+    pub fn active(&self) -> usize {
         self.queue.len() + self.timers.len() + self.looking.iter().sum::<usize>()
     }
 
@@ -277,7 +287,7 @@ impl Settle {
 
     /// Whether every path is settled that was touched, an archive that is held from before `since`
     /// excepted.
-    pub(super) fn is_settled_since(&self, since: Instant) -> bool {
+    pub fn is_settled_since(&self, since: Instant) -> bool {
         self.looking == [0; 2]
             && self.queue.is_empty()
             && self.timers.is_empty()
@@ -285,17 +295,17 @@ impl Settle {
     }
 
     /// Whether a path waits for more than a moment.
-    pub(super) fn is_waiting(&self, path: &RelPath) -> bool {
+    pub fn is_waiting(&self, path: &RelPath) -> bool {
         self.paths.get(path).is_some_and(|known| known.waiting.is_some())
     }
 
     /// Whether a path is yet to be read, and waits for nobody.
-    pub(super) fn is_pending(&self, path: &RelPath) -> bool {
+    pub fn is_pending(&self, path: &RelPath) -> bool {
         self.paths.get(path).is_some_and(|known| known.waiting.is_none())
     }
 
     /// What waits for more than a moment.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = (&RelPath, &Waiting)> {
+    pub fn waiting(&self) -> impl Iterator<Item = (&RelPath, &Waiting)> {
         self.paths.iter().filter_map(|(path, known)| Some((path, known.waiting.as_ref()?)))
     }
 
