@@ -11,7 +11,7 @@ mod expiry;
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::SystemTime,
@@ -70,8 +70,9 @@ impl Identity {
     }
 }
 
-/// When each file was last changed.
-type Stamp = Vec<Option<SystemTime>>;
+/// Which file each one is, and when it was last changed; the times of two files that were made one
+/// after the other may be the same.
+type Stamp = Vec<Option<(u64, u64, SystemTime)>>;
 
 /// What was made of some files, and when these were last changed.
 #[derive(Debug)]
@@ -101,8 +102,11 @@ impl<T> Kept<T> {
 }
 
 fn stamp<'a>(files: impl IntoIterator<Item = &'a Path>) -> Stamp {
-    let changed = |path| fs::metadata(path).and_then(|about| about.modified()).ok();
-    files.into_iter().map(changed).collect()
+    let seen = |path| {
+        let about = fs::metadata(path).ok()?;
+        Some((about.ino(), about.size(), about.modified().ok()?))
+    };
+    files.into_iter().map(seen).collect()
 }
 
 /// The process's own, as its start has chosen it.
