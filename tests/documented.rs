@@ -18,7 +18,7 @@ fn document(name: &str) -> String {
 }
 
 /// Options of every command that talks to a node; they stand once, at the top.
-const CONNECTION: [&str; 4] = ["url", "token-file", "ca", "state"];
+const CONNECTION: [&str; 6] = ["url", "token-file", "ca", "cert", "key", "state"];
 
 fn commands() -> Command {
     let mut command = Cli::command().disable_help_subcommand(true);

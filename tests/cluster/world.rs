@@ -361,6 +361,8 @@ pub fn git(dir: &Path, arguments: &[&str]) -> Output {
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("HOME", "/nonexistent")
+        // It would win over the authority that a test names.
+        .env_remove("GIT_SSL_CAINFO")
         .output()
         .unwrap()
 }
