@@ -3,7 +3,7 @@
 use super::*;
 
 impl World {
-    pub fn start_node(&mut self, node: usize) {
+    pub(super) fn start_node(&mut self, node: usize) {
         if self.nodes[node].up {
             return;
         }
@@ -19,7 +19,7 @@ impl World {
         }
     }
 
-    pub fn crash(&mut self, node: usize) {
+    pub(super) fn crash(&mut self, node: usize) {
         if !self.nodes[node].up {
             return;
         }
@@ -46,7 +46,7 @@ impl World {
     }
 
     /// A connection was closed: the other end hears that, or falls silent without a word.
-    pub fn tell_other_end(&mut self, link: usize, at_follower: bool) {
+    pub(super) fn tell_other_end(&mut self, link: usize, at_follower: bool) {
         let ends = &self.links[link];
         let passes = !ends.dead && !self.is_cut(ends.follower, ends.upstream);
         if passes && self.random.percent(70) {
@@ -56,7 +56,7 @@ impl World {
         self.links[link].dead = true;
     }
 
-    pub fn act(&mut self, act: Act) {
+    pub(super) fn act(&mut self, act: Act) {
         if self.calm {
             return;
         }
@@ -135,7 +135,7 @@ impl World {
     }
 
     /// The primary's state and folder are those of an older day.
-    pub fn restore(&mut self, steps: usize) {
+    pub(super) fn restore(&mut self, steps: usize) {
         let Some(head) = self.nodes[0].fetched.filter(|_| self.nodes[0].owns) else { return };
         self.crash(0);
         let old = self.history.back(head, steps);
@@ -150,7 +150,7 @@ impl World {
     }
 
     /// As `depsync promote`: refused until what was fetched is checked out.
-    pub fn promote(&mut self, node: usize) {
+    pub(super) fn promote(&mut self, node: usize) {
         let it = &mut self.nodes[node];
         let is_whole = it.owns || (it.fetched == it.have && it.dir.is_some());
         let Some(head) = it.fetched.filter(|_| it.up && is_whole) else { return };
@@ -171,7 +171,7 @@ impl World {
     }
 
     /// As `depsync demote --upstream`.
-    pub fn demote(&mut self, node: usize, owner: usize) {
+    pub(super) fn demote(&mut self, node: usize, owner: usize) {
         self.tell(|_| format!("n{node} is demoted, and follows n{owner}"));
         self.crash(node);
         let it = &mut self.nodes[node];
@@ -183,7 +183,7 @@ impl World {
         self.start_node(node);
     }
 
-    pub fn calm_down(&mut self) {
+    pub(super) fn calm_down(&mut self) {
         self.tell(|_| "from here on nothing fails".to_owned());
         self.calm = true;
         self.cuts.clear();
@@ -203,7 +203,7 @@ impl World {
     }
 
     /// Somebody looks, and decides what only a person may.
-    pub fn operate(&mut self) {
+    pub(super) fn operate(&mut self) {
         let owner = |world: &Self| {
             let owners = world.nodes.iter().filter(|node| node.owns);
             owners.max_by_key(|node| node.epoch).map_or(0, |node| node.number)

@@ -4,7 +4,7 @@ use super::*;
 
 impl World {
     /// Somebody changed a path: the kernel says so a little later, if it does.
-    pub fn touch(&mut self, node: usize, path: Path) {
+    pub(super) fn touch(&mut self, node: usize, path: Path) {
         let run = self.nodes[node].run;
         if self.nodes[node].primary().is_none() {
             return;
@@ -19,7 +19,7 @@ impl World {
     }
 
     /// A file that is written: each piece is torn, but for the last.
-    pub fn piece(&mut self, node: usize, path: Path, left: u32, every: Duration) {
+    pub(super) fn piece(&mut self, node: usize, path: Path, left: u32, every: Duration) {
         let is_calm = self.calm;
         let content = if left == 0 || is_calm { self.whole() } else { self.whole() + 1 };
         let open = left > 0 && !is_calm;
@@ -30,7 +30,7 @@ impl World {
         }
     }
 
-    pub fn rescan(&mut self, node: usize, run: u64) {
+    pub(super) fn rescan(&mut self, node: usize, run: u64) {
         if self.nodes[node].run != run {
             return;
         }
@@ -50,13 +50,13 @@ impl World {
     }
 
     /// Somebody who follows is ahead of this node, or on another line: nothing may be published.
-    pub fn is_refused(&self, node: usize) -> bool {
+    pub(super) fn is_refused(&self, node: usize) -> bool {
         let it = &self.nodes[node];
         let ahead = it.roster.ahead_of(self.now, it.fetched.as_ref());
         ahead.is_some_and(|known| known.fetched.is_none_or(|have| have.epoch >= it.epoch))
     }
 
-    pub fn attend(&mut self, node: usize) {
+    pub(super) fn attend(&mut self, node: usize) {
         let refused = self.is_refused(node);
         let (now, slow) = (self.now, self.plan.slow);
         let it = &mut self.nodes[node];
@@ -88,7 +88,7 @@ impl World {
         }
     }
 
-    pub fn was_read(&mut self, node: usize, run: u64, path: Path, saw: Option<File>) {
+    pub(super) fn was_read(&mut self, node: usize, run: u64, path: Path, saw: Option<File>) {
         if self.nodes[node].run != run {
             return;
         }
@@ -102,7 +102,7 @@ impl World {
     }
 
     /// A commit is durable: from here on others hear of it.
-    pub fn committed(
+    pub(super) fn committed(
         &mut self,
         node: usize,
         run: u64,
@@ -135,7 +135,7 @@ impl World {
     }
 
     /// Whoever follows is to hear of a head that is durable here.
-    pub fn post(&mut self, node: usize, head: Head) {
+    pub(super) fn post(&mut self, node: usize, head: Head) {
         assert_eq!(self.nodes[node].fetched, Some(head), "announced means fetchable");
         self.nodes[node].roster.posted(self.now, head);
         for link in 0..self.links.len() {

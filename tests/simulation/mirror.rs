@@ -3,7 +3,7 @@
 use super::*;
 
 impl World {
-    pub fn feed(&mut self, node: usize, event: Event) {
+    pub(super) fn feed(&mut self, node: usize, event: Event) {
         let now = self.now;
         let Some(mirror) = self.nodes[node].mirror() else { return };
         let effects = mirror.follow.step(now, event);
@@ -15,7 +15,7 @@ impl World {
         self.attend(node);
     }
 
-    pub fn carry_out(&mut self, node: usize, effect: Effect) {
+    pub(super) fn carry_out(&mut self, node: usize, effect: Effect) {
         let run = self.nodes[node].run;
         let fetched = self.nodes[node].fetched;
         match effect {
@@ -72,7 +72,7 @@ impl World {
         }
     }
 
-    pub fn report(&mut self, node: usize, ack: Ack) {
+    pub(super) fn report(&mut self, node: usize, ack: Ack) {
         if ack.outcome == Outcome::Verified {
             let it = &self.nodes[node];
             assert_eq!(it.have, Some(ack.head), "what is acknowledged is durable");
@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    pub fn polled(&mut self, node: usize, run: u64) {
+    pub(super) fn polled(&mut self, node: usize, run: u64) {
         if self.nodes[node].run != run {
             return;
         }
@@ -94,14 +94,14 @@ impl World {
         self.later(after, Happening::Answered { mirror: node, run, heads });
     }
 
-    pub fn answered(&mut self, node: usize, run: u64, heads: Vec<(usize, Option<Head>)>) {
+    pub(super) fn answered(&mut self, node: usize, run: u64, heads: Vec<(usize, Option<Head>)>) {
         if self.nodes[node].run == run {
             self.nodes[node].mirror().expect("it has asked").polling = false;
             self.feed(node, Event::Polled { heads });
         }
     }
 
-    pub fn fetch(&mut self, node: usize, job: Job) {
+    pub(super) fn fetch(&mut self, node: usize, job: Job) {
         let step = job.want.step_from(self.nodes[node].fetched.as_ref());
         assert!(matches!(step, Step::Forward | Step::NewEpoch), "n{node} would go {step:?}");
         let mirror = self.nodes[node].mirror().expect("it has decided");
@@ -116,7 +116,7 @@ impl World {
     }
 
     /// The upstream is asked for a pack.
-    pub fn begin(&mut self, job: Job) {
+    pub(super) fn begin(&mut self, job: Job) {
         let upstream = self.nodes[job.mirror].upstreams.get(job.upstream).copied();
         let Some(upstream) = upstream.filter(|_| self.nodes[job.mirror].run == job.run) else {
             return;
@@ -134,7 +134,7 @@ impl World {
         self.pump(upstream, self.nodes[upstream].run);
     }
 
-    pub fn pump(&mut self, node: usize, run: u64) {
+    pub(super) fn pump(&mut self, node: usize, run: u64) {
         if self.nodes[node].run != run || !self.nodes[node].up {
             return;
         }
@@ -147,7 +147,7 @@ impl World {
         }
     }
 
-    pub fn lost(&mut self, node: usize, run: u64, failure: Failure) {
+    pub(super) fn lost(&mut self, node: usize, run: u64, failure: Failure) {
         if self.nodes[node].run != run {
             return;
         }
@@ -158,7 +158,7 @@ impl World {
     }
 
     /// All of a pack has come.
-    pub fn came(&mut self, job: Job) {
+    pub(super) fn came(&mut self, job: Job) {
         let Job { mirror: node, run, want, .. } = job;
         if self.nodes[node].run != run {
             return;
@@ -181,7 +181,7 @@ impl World {
         self.feed(node, Event::Fetched { head: want });
     }
 
-    pub fn placed(&mut self, node: usize, run: u64, head: Head) {
+    pub(super) fn placed(&mut self, node: usize, run: u64, head: Head) {
         if self.nodes[node].run != run {
             return;
         }

@@ -4,7 +4,7 @@ use super::*;
 
 impl World {
     /// Nobody is said to have what it has not, and one live node serves a region.
-    pub fn check_roster(&self, node: usize) {
+    pub(super) fn check_roster(&self, node: usize) {
         let it = &self.nodes[node];
         let Some(head) = it.fetched.filter(|_| it.up) else { return };
         let verdict = it.roster.verdict(self.now, &head, &it.paused);
@@ -26,7 +26,7 @@ impl World {
     }
 
     /// What keeps the fleet from being at rest and equal.
-    pub fn unequal(&self) -> Option<String> {
+    pub(super) fn unequal(&self) -> Option<String> {
         let owners: Vec<&Node> = self.nodes.iter().filter(|node| node.owns).collect();
         let [owner] = owners[..] else {
             return Some("more than one node owns the feed".to_owned());

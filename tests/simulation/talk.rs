@@ -3,7 +3,7 @@
 use super::*;
 
 impl World {
-    pub fn connect(&mut self, mirror: usize, (run, dial): (u64, u64), upstream: usize) {
+    pub(super) fn connect(&mut self, mirror: usize, (run, dial): (u64, u64), upstream: usize) {
         if self.nodes[mirror].run != run {
             return;
         }
@@ -50,13 +50,13 @@ impl World {
         self.attend(number);
     }
 
-    pub fn is_paused(&self, upstream: usize, mirror: usize) -> bool {
+    pub(super) fn is_paused(&self, upstream: usize, mirror: usize) -> bool {
         let it = &self.nodes[mirror];
         let about = |target: &Target| target.is_about(&it.id, it.region.as_ref());
         self.nodes[upstream].paused.iter().any(about)
     }
 
-    pub fn send_down(&mut self, link: usize, frame: Down) {
+    pub(super) fn send_down(&mut self, link: usize, frame: Down) {
         let is_first = matches!(frame, Down::Welcome { .. });
         if self.links[link].dead || (!is_first && self.is_lost()) {
             return;
@@ -70,7 +70,7 @@ impl World {
         self.at(at, Happening::Down(link, frame));
     }
 
-    pub fn send_up(&mut self, link: usize, frame: FromFollower) {
+    pub(super) fn send_up(&mut self, link: usize, frame: FromFollower) {
         if self.links[link].dead || self.is_lost() {
             return;
         }
@@ -83,7 +83,7 @@ impl World {
         self.at(at, Happening::Up(link, frame));
     }
 
-    pub fn announce(&mut self, link: usize) {
+    pub(super) fn announce(&mut self, link: usize) {
         let Link { follower, upstream, upstream_open, told, .. } = self.links[link];
         let Some(head) = self.nodes[upstream].fetched.filter(|_| upstream_open) else { return };
         if told == Some(head.commit) || self.is_paused(upstream, follower) {
@@ -96,7 +96,7 @@ impl World {
     }
 
     /// Every five seconds: a sign of life, and whether there was one.
-    pub fn beat(&mut self, link: usize) {
+    pub(super) fn beat(&mut self, link: usize) {
         let Link { follower, upstream, follower_open, upstream_open, heard, .. } = self.links[link];
         if !follower_open && !upstream_open {
             return;
@@ -116,7 +116,7 @@ impl World {
         self.later(HEARTBEAT, Happening::Beat(link));
     }
 
-    pub fn end_at_follower(&mut self, link: usize, why: &str) {
+    pub(super) fn end_at_follower(&mut self, link: usize, why: &str) {
         let Link { follower, runs, follower_open, .. } = self.links[link];
         if !follower_open || self.nodes[follower].run != runs.0 {
             return;
@@ -130,7 +130,7 @@ impl World {
         }
     }
 
-    pub fn end_at_upstream(&mut self, link: usize) {
+    pub(super) fn end_at_upstream(&mut self, link: usize) {
         let Link { follower, upstream, runs, upstream_open, connection, .. } = self.links[link];
         self.links[link].upstream_open = false;
         if upstream_open && self.nodes[upstream].run == runs.1 {
@@ -139,7 +139,7 @@ impl World {
         }
     }
 
-    pub fn hear_up(&mut self, link: usize, frame: FromFollower) {
+    pub(super) fn hear_up(&mut self, link: usize, frame: FromFollower) {
         let Link { follower, upstream, upstream_open, connection, dead, .. } = self.links[link];
         if !upstream_open || dead {
             return;
@@ -154,7 +154,7 @@ impl World {
         self.attend(upstream);
     }
 
-    pub fn hear_down(&mut self, link: usize, frame: Down) {
+    pub(super) fn hear_down(&mut self, link: usize, frame: Down) {
         let Link { follower, follower_open, dead, .. } = self.links[link];
         if !follower_open || dead {
             return;
@@ -179,7 +179,7 @@ impl World {
     }
 
     /// The answer to a heartbeat: what it has, and what those below it have.
-    pub fn answer(&mut self, node: usize, link: usize) {
+    pub(super) fn answer(&mut self, node: usize, link: usize) {
         let it = &mut self.nodes[node];
         let Some(mirror) = it.mirror() else { return };
         let waits = mirror.follow.excuse();
