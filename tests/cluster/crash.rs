@@ -14,10 +14,10 @@ use crate::{
 const STEPS: [&str; 6] = ["fsync", "rename", "fsync", "unlink", "renameat", "unlinkat"];
 
 /// A small generator (splitmix64), so that a seed is a story that can be told again.
-struct Seed(u64);
+pub struct Seed(pub u64);
 
 impl Seed {
-    fn next(&mut self, below: u64) -> u64 {
+    pub fn next(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -35,7 +35,7 @@ pub fn kill_at(node: &mut Node, step: &str, when: u64) {
 }
 
 /// The content of each path.
-fn hashes(node: &Node) -> BTreeMap<PathBuf, String> {
+pub fn hashes(node: &Node) -> BTreeMap<PathBuf, String> {
     let hash = |(path, item)| match item {
         Item::File { sha256, .. } => Some((path, sha256)),
         Item::Link(to) => Some((path, format!("link {}", to.display()))),
@@ -45,7 +45,7 @@ fn hashes(node: &Node) -> BTreeMap<PathBuf, String> {
 }
 
 /// Another state of the folder: some files change, some go, some come, a type changes.
-fn change(hub: &Node, seed: &mut Seed, round: u64) {
+pub fn change(hub: &Node, seed: &mut Seed, round: u64) {
     for number in 0..8 {
         let path = hub.dir.join(format!("dir-{}/file-{number}", number % 3));
         match seed.next(4) {

@@ -16,6 +16,7 @@ mod bad_input;
 mod bus;
 mod checkout;
 mod checkout_faults;
+mod churn;
 mod crash;
 mod downloads;
 mod downloads_limits;
