@@ -112,10 +112,16 @@ impl Download<'_> {
         }
         let answer = self.client.send(Method::HEAD, url.clone(), |request| request).await?;
         let sha256 = promised(answer.headers(), url)?;
+        let size = header(answer.headers(), "content-length").and_then(|size| size.parse().ok());
         if !partial_path(self.to, &sha256).exists() {
             return Ok(None);
         }
-        Partial::open(self.to, sha256).map(Some)
+        let mut left = Partial::open(self.to, sha256)?;
+        // Of what lies here whole, and was not put in place, there is nothing more to ask for.
+        if size.is_some_and(|size: u64| left.size >= size) {
+            left.restart()?;
+        }
+        Ok(Some(left))
     }
 
     async fn transfer(&self, url: &Url, partial: &mut Option<Partial>) -> Result<Ended> {

@@ -109,6 +109,17 @@ fn what_another_process_left_is_gone_on_with() {
 }
 
 #[test]
+fn what_another_process_left_whole_is_brought_again() {
+    let (state, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(folder.path().join(format!(".depsync-tmp-{}", hex(OLD))), OLD).unwrap();
+    let (url, asked) = node(vec![answer("200 OK", OLD, OLD.len(), b""), whole(OLD)]);
+    get(&url, state.path(), &folder.path().join("x")).unwrap();
+    assert_eq!(fs::read(folder.path().join("x")).unwrap(), OLD);
+    let asked = asked.join().unwrap();
+    assert!(asked[1].contains("range: bytes=0-"), "nothing lies beyond its end: {}", asked[1]);
+}
+
+#[test]
 fn a_newer_version_is_brought_from_its_start() {
     let (state, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (url, _) = node(vec![answer("200 OK", OLD, OLD.len(), &OLD[..4]), whole(NEW)]);

@@ -28,7 +28,7 @@ pub fn judge(method: &Method, headers: &HeaderMap, etag: &str, size: u64) -> Ver
     if !if_match(headers, etag) {
         return Verdict::PreconditionFailed;
     }
-    if names(headers, header::IF_NONE_MATCH, etag, weak) {
+    if if_none_match(headers, etag) {
         return Verdict::NotModified;
     }
     let Some(range) = headers.get(header::RANGE) else { return Verdict::Whole };
@@ -38,9 +38,17 @@ pub fn judge(method: &Method, headers: &HeaderMap, etag: &str, size: u64) -> Ver
     }
     match range.to_str().ok().and_then(|text| parse(text, size)) {
         None => Verdict::Whole,
+        // Whoever brings every file by ranges would be told that an empty one cannot be had (RFC 9110,
+        // 14.2: the field may be left unheeded).
+        Some(_) if size == 0 => Verdict::Whole,
         Some(range) if range.is_empty() => Verdict::Unsatisfiable,
         Some(range) => Verdict::Part(range),
     }
+}
+
+/// Whether `If-None-Match` says that the asker has this representation.
+pub(super) fn if_none_match(headers: &HeaderMap, etag: &str) -> bool {
+    names(headers, header::IF_NONE_MATCH, etag, weak)
 }
 
 /// Whether `If-Match` lets a request pass that meets a representation with this tag.
@@ -109,6 +117,13 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_file_comes_whole_whatever_the_range() {
+        for range in ["bytes=0-", "bytes=0-9", "bytes=-5", "bytes=7-"] {
+            assert_eq!(of(&Method::GET, &[("range", range)], 0), Verdict::Whole, "{range}");
+        }
+    }
+
+    #[test]
     fn one_range_is_honoured() {
         for (range, verdict) in [
             ("bytes=0-0", Verdict::Part(0..1)),
@@ -133,7 +148,6 @@ mod tests {
         }
         assert_eq!(judged(&[("range", "bytes=0-1"), ("range", "bytes=2-3")]), Verdict::Whole);
         assert_eq!(of(&Method::HEAD, &[("range", "bytes=0-1")], 100), Verdict::Whole);
-        assert_eq!(of(&Method::GET, &[("range", "bytes=0-")], 0), Verdict::Unsatisfiable);
     }
 
     #[test]

@@ -303,6 +303,7 @@ fn a_folder_comes_whole_and_a_watched_file_stays_fresh() {
     fs::write(app.join("a/one.txt"), "one").unwrap();
     fs::write(app.join("a/b/ä <&> \n.txt"), "two").unwrap();
     fs::write(app.join("a/large.bin"), version(7)).unwrap();
+    fs::write(app.join("a/nothing"), "").unwrap();
     std::os::unix::fs::symlink("a/one.txt", app.join("link")).unwrap();
     wait_equal(&hub.dir, &[&eu.dir]);
     let to = world.path("copy");
