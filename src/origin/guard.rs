@@ -12,7 +12,7 @@ use std::{
 
 use crate::model::{Oid, RelPath};
 
-/// Up to this share of the feed, or [`FEW_FILES`], deletions pass without being looked at.
+/// Up to this share of the feed, or [`FEW_FILES`], deletions that break no rule need not cease first.
 const FEW_PERCENT: u64 = 5;
 /// See [`FEW_PERCENT`].
 const FEW_FILES: usize = 50;
@@ -161,7 +161,8 @@ impl Guard {
         let count = self.deleted_in_window(load, &renamed).len();
         let peak = self.peak(load.files);
         let emptied = load.left == 0 && peak >= SMALLEST_FEED;
-        let few = count <= FEW_FILES || count as u64 * 100 <= FEW_PERCENT * peak;
+        let is_small = count <= FEW_FILES || count as u64 * 100 <= FEW_PERCENT * peak;
+        let few = is_small && !self.is_too_many(count, peak);
         if few && !emptied && !self.resumed {
             self.open = None;
             return Answer::Pass;

@@ -172,6 +172,25 @@ fn more_than_half_is_held_and_what_comes_back_is_not() {
     assert!(world.held.is_empty());
 }
 
+/// What becomes of so many deletions, of so many files, where `[feed.guard]` says so.
+fn of(deleted: u64, files: u64, max_delete_percent: u64, min_delete_files: usize) -> Answer {
+    let mut world = World::new((0..files).map(|n| n.to_string()));
+    let rules = Rules { max_delete_percent, min_delete_files, ..Rules::default() };
+    world.guard = Guard::new(rules, false);
+    (0..deleted).for_each(|n| world.delete(&n.to_string()));
+    world.commit_patiently()
+}
+
+#[test]
+fn few_deletions_are_held_too_where_the_rules_say_so() {
+    let is_held = |answer| matches!(answer, Answer::Hold(_));
+    assert!(is_held(of(50, 64, 50, 50)), "as many as `min_delete_files` are enough");
+    assert!(!is_held(of(49, 64, 50, 50)));
+    assert!(is_held(of(10, 12, 50, 10)));
+    assert!(!is_held(of(9, 12, 50, 10)));
+    assert!(is_held(of(60, 2000, 2, 50)), "a share smaller than what passes at once");
+}
+
 #[test]
 fn half_is_not_held() {
     let mut world = World::new((0..200).map(|n| n.to_string()));
