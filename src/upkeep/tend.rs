@@ -36,6 +36,8 @@ const NAMED: usize = 200;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Goal {
     head: Head,
+    /// What lies in the directory: until that is the head, the version before is needed too.
+    have: Option<Head>,
     /// Only the objects of the feed's part are kept.
     is_part: bool,
 }
@@ -78,7 +80,7 @@ impl Tended {
     pub(super) fn tend(&mut self, now: Instant, scheduled: bool, going: Going<'_>) {
         let chores = *self.feed.desk.chores.borrow();
         let done = self.do_what_is_due(now, scheduled, chores, going);
-        let broken_off = matches!(done, Err(store::Error::Interrupted));
+        let broken_off = done.as_ref().is_err_and(is_broken_off);
         self.feed.desk.care.send_if_modified(|care| {
             let before = (care.done, care.running.is_some(), care.last_error.clone());
             care.running = None;
@@ -91,7 +93,6 @@ impl Tended {
         if let (Err(error), false) = (&done, broken_off) {
             tracing::error!(feed = %self.feed.desk.feed, %error, "upkeep");
             self.repair_from.get_or_insert(now + RETRY);
-            self.pace.failed(now);
         }
         self.chores = chores;
     }
@@ -115,9 +116,16 @@ impl Tended {
             self.check_everything(going)?;
         }
         let asked = scheduled || chores.gc != self.chores.gc;
-        let goal = head.map(|head| Goal { head, is_part: self.is_part_in_place(head) });
+        let goal = head.map(|head| {
+            let have = self.feed.desk.state.borrow().have;
+            Goal { head, have, is_part: self.is_part_in_place(head, have) }
+        });
         if asked || self.pace.is_due(now, goal.as_ref()) {
-            self.collect(goal, going)?;
+            let done = self.collect(goal, going);
+            if done.as_ref().is_err_and(|error| !is_broken_off(error)) {
+                self.pace.failed(now);
+            }
+            done?;
         }
         let alarms = self.feed.desk.store.alarms();
         if alarms != self.alarms || self.repair_from.is_some_and(|at| at <= now) {
@@ -203,8 +211,7 @@ impl Tended {
 
     /// Whether all that lies in a mirror's directory is its part of the feed at this head: before,
     /// objects outside of the part are needed to tell what is to be removed there.
-    fn is_part_in_place(&self, head: Head) -> bool {
-        let have = self.feed.desk.state.borrow().have;
+    fn is_part_in_place(&self, head: Head, have: Option<Head>) -> bool {
         !self.feed.part.is_all() && !self.is_primary() && have == Some(head)
     }
 
@@ -345,4 +352,9 @@ fn name(part: &Part) -> String {
         Part::Pack(path) => path.display().to_string(),
         Part::Object(id) => format!("object {id}"),
     }
+}
+
+/// Whether it ended because the daemon stops.
+fn is_broken_off(error: &store::Error) -> bool {
+    matches!(error, store::Error::Interrupted)
 }

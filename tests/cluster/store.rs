@@ -134,6 +134,49 @@ fn a_daily_artifact_takes_the_space_of_its_kept_versions_only() {
     }
 }
 
+#[test]
+fn collecting_goes_by_the_role_that_a_node_has_now() {
+    let world = World::new();
+    let keep = "keep = { age = \"0s\", versions = 3 }";
+    let mut hub = world.configured("hub", "", keep);
+    hub.start();
+    let release = |node: &Node, n: u32| {
+        publish(node, || fs::write(node.dir.join("app.bin"), noise(n, 700_000)).unwrap());
+    };
+    let feed = format!("upstream = \"{}\"\nhistory = 1\n{keep}", hub.url());
+    let mut eu = world.configured("eu", "[region]\nname = \"eu\"", &feed);
+    eu.start();
+    for n in 0..3 {
+        release(&hub, n);
+        wait_equal(&hub.dir, &[&eu.dir]);
+    }
+    let holds = |node: &Node, wanted: usize| {
+        eventually("what its role asks for is kept", || match objects(node).len() {
+            here if here == wanted => Ok(()),
+            here => Err(format!("{}: {here} objects", node.name)),
+        });
+    };
+    holds(&hub, 3);
+    holds(&eu, 1); // a mirror of just the head
+    hub.kill();
+    let promoted = eu.command(&["promote"]);
+    assert!(promoted.status.success(), "{promoted:?}");
+    for n in 3..8 {
+        release(&eu, n);
+    }
+    holds(&eu, 3); // a primary keeps what `keep` says, and all of its history
+    upkeep(&eu, "gc");
+    assert_eq!(objects(&eu).len(), 3);
+    let log = eu.git(&["log", "--format=%s", "refs/heads/main"]);
+    assert!(log.lines().count() >= 6, "{log}");
+    hub.start();
+    let demoted = hub.command(&["demote", "--upstream", &eu.url()]);
+    assert!(demoted.status.success(), "{demoted:?}");
+    wait_equal(&eu.dir, &[&hub.dir]);
+    let report = upkeep(&hub, "fsck");
+    assert!(report["broken"].as_array().unwrap().is_empty(), "{report}");
+}
+
 /// Flips a bit in the middle of a file; its times and size stay.
 fn flip(path: &Path) {
     let about = fs::metadata(path).unwrap();

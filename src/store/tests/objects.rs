@@ -68,7 +68,7 @@ fn a_delta_is_made_once_and_makes_the_object() {
     writer.start_again().unwrap();
     let header = delta::Header { base: old_id, result: new_id, size: new.len() as u64 };
     let came = File::open(&made[0].path).unwrap();
-    delta::apply(&header, &base, came, &mut writer).unwrap();
+    writer.fill(|out| delta::apply(&header, &base, came, out)).unwrap();
     writer.finish().unwrap();
     assert!(stored(&mirror, &new_id).unwrap() == new);
     // What came is what a mirror below would be sent.
