@@ -216,7 +216,7 @@ pub(crate) fn rs_xml(data: &[u8]) {
     let _ = config::read_rs_xml(&String::from_utf8_lossy(data), Path::new("rs.xml"));
 }
 
-/// What is made of it is no more than a few times as long, whatever is unknown in it.
+/// It is read or refused, whatever is unknown in it.
 pub(crate) fn carbon_xml(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let given = import::Given {

@@ -1,7 +1,8 @@
 //! The few system calls that the standard library does not have, and the one clock.
 //!
 //! The only place with unsafe code: leases, the user database, `sync_file_range`, the clock's state
-//! and one option of sockets, which `rustix` lacks. Nothing here knows what a feed is, follows a symbolic link, or changes how the process handles a signal.
+//! and one option of sockets, which `rustix` lacks. Nothing here knows what a feed is, follows a
+//! symbolic link, or changes how the process handles a signal.
 
 use std::{
     collections::HashMap,

@@ -38,7 +38,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Crates that do not leave one room.
 const AT_HOME: &[(&str, &str)] = &[
     ("git2", "store"),
-    ("notify", "disk"),
+    ("inotify", "disk"),
     ("axum", "serve"),
     ("rusqlite", "ledger"),
     ("quick_xml", "config"),
@@ -283,7 +283,7 @@ fn the_reader_of_sources_sees_imports_and_nothing_else() {
         assert_eq!(rooms_named(&source(module, text)), named, "{text}");
     }
     let code =
-        "use git2; use notify::X; mygit2::x(); let notify = axum; crate::axum::y; a.axum::<T>()";
+        "use git2; use inotify::X; mygit2::x(); let inotify = axum; crate::axum::y; a.axum::<T>()";
     let named = |name| names_crate(code, name);
-    assert_eq!(AT_HOME.iter().filter(|(name, _)| named(name)).count(), 2, "git2 and notify");
+    assert_eq!(AT_HOME.iter().filter(|(name, _)| named(name)).count(), 2, "git2 and inotify");
 }

@@ -309,6 +309,7 @@ fn the_keyboard_is_enough_and_a_reader_cannot_act() {
     // What a person has the focus on stays, whatever is drawn anew.
     tab_to(&browser, "Sync now");
     publish_frozen(&hub);
+    browser.see("later.txt");
     assert_eq!(browser.focus(), "Sync now");
 
     let made = done(&hub, &["token", "create", "--role", "reader"]);

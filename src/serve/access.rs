@@ -136,6 +136,11 @@ impl Caller {
         }
     }
 
+    /// What it is called, where it has shown who it is.
+    pub(super) fn shown(&self) -> Option<String> {
+        self.token().map(|_| self.name())
+    }
+
     /// The id of its token, where it showed one.
     pub(super) fn token(&self) -> Option<&str> {
         match self {
@@ -216,7 +221,7 @@ impl Access {
     }
 
     /// Who shows which token; one that is not known is never as good as none.
-    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Fault> {
+    pub(super) fn caller(&self, headers: &HeaderMap) -> Result<Caller, Fault> {
         let Some(offered) = headers.get(header::AUTHORIZATION) else { return Ok(Caller::Anyone) };
         let Some(token) = token_of(offered.as_bytes()) else {
             return Err(Fault::unauthorized(format!("the token cannot be read: {HOW}")));

@@ -10,22 +10,20 @@ use std::{
 };
 
 use axum::{
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use http::{Method, StatusCode, header, request::Parts};
 
-use super::{Edge, MAX_COMMAND, access::Caller, error::Fault, need};
+use super::{Edge, MAX_COMMAND, access::Caller, error::Fault, git, need};
 use crate::{ledger::Act, sys};
 
 /// What is kept of a path, and of what a command asks for.
 const MAX_TEXT: usize = 1000;
 /// When to come again where too many guess.
 const GUESSES: Duration = Duration::from_secs(10);
-/// For the body of a command, which is short.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lets a request through to its handler, or answers why not.
 pub(super) async fn admit(
@@ -75,9 +73,7 @@ async fn with_detail(request: Request, act: &mut Act) -> Result<Request, Fault> 
         return Ok(request);
     }
     let (parts, body) = request.into_parts();
-    let body = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_COMMAND)).await;
-    let body = body.map_err(|_| Fault::malformed("the body did not come within a minute"))?;
-    let body = body.map_err(|_| Fault::too_large(MAX_COMMAND as u64))?;
+    let body = git::gather(body, MAX_COMMAND).await?;
     act.detail = (!body.is_empty()).then(|| cut(&String::from_utf8_lossy(&body)));
     Ok(Request::from_parts(parts, Body::from(body)))
 }
@@ -91,7 +87,9 @@ async fn turned_away(edge: &Edge, parts: &Parts, fault: Fault) -> Response {
     let Some(from) = edge.client(parts) else { return fault.into_response() };
     let count = edge.failures.add(from, Instant::now());
     if count.is_power_of_two() {
-        let mut act = act_of("nobody".to_owned(), &parts.method, parts.uri.path(), Some(from));
+        let who = edge.access.caller(&parts.headers).ok().as_ref().and_then(Caller::shown);
+        let who = who.unwrap_or_else(|| "nobody".to_owned());
+        let mut act = act_of(who, &parts.method, parts.uri.path(), Some(from));
         act.status = fault.status().as_u16();
         act.detail = Some(format!("refused, {count} within a minute: {}", fault.message()));
         edge.write_down(act).await;

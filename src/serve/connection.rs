@@ -1,8 +1,8 @@
 //! The server's loop: accepts, bounds, serves, and lets go.
 //!
-//! So many connections at once, and of one address; more wait in the kernel's queue. A head must come within its time, and
-//! a client that takes no byte for a minute is let go. At the stop requests under way may finish for a
-//! while; what is left then is cut off. No task outlives the loop.
+//! So many connections at once: more wait in the kernel's queue; more of one address are closed. A head
+//! must come within its time, and a client that takes no byte for a minute is let go. At the stop
+//! requests under way may finish for a while; what is left then is cut off. No task outlives the loop.
 
 use std::{
     collections::HashMap,

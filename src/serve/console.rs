@@ -10,7 +10,10 @@ use axum::{extract::Path, response::IntoResponse};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use sha2::{Digest, Sha256};
 
-use super::error::{Answer, Fault};
+use super::{
+    error::{Answer, Fault},
+    range,
+};
 
 /// A part of the page.
 struct Part {
@@ -77,9 +80,7 @@ pub(super) async fn file(Path(name): Path<String>, headers: HeaderMap) -> Answer
 fn serve(name: &str, headers: &HeaderMap) -> Answer {
     let found = PARTS.iter().zip(TAGS.iter()).find(|(part, _)| part.name == name);
     let (part, tag) = found.ok_or_else(Fault::no_such_route)?;
-    let known = headers.get_all(header::IF_NONE_MATCH).iter();
-    let is_known = known.filter_map(|it| it.to_str().ok()).any(|it| it.contains(tag.as_str()));
-    let mut response = if is_known {
+    let mut response = if range::if_none_match(headers, tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         part.content.into_response()

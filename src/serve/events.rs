@@ -104,9 +104,11 @@ impl Listener {
         for (name, value) in self.state().await {
             let text = value.to_string();
             if self.told.get(name) != Some(&text) {
-                let retry = self.told.is_empty().then_some(RETRY);
-                let event = Event::default().event(name).data(&text);
-                self.due.push_back(retry.map_or(event.clone(), |retry| event.retry(retry)));
+                let mut event = Event::default().event(name).data(&text);
+                if self.told.is_empty() {
+                    event = event.retry(RETRY);
+                }
+                self.due.push_back(event);
                 self.told.insert(name, text);
             }
         }

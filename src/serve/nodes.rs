@@ -166,7 +166,7 @@ fn feed_of(feed: &Feed, follower: &Follower, now: Instant) -> Value {
 }
 
 /// The time of day of an instant that is past.
-fn moment(at: Option<Instant>, now: Instant) -> Option<String> {
+pub(super) fn moment(at: Option<Instant>, now: Instant) -> Option<String> {
     let age = now.saturating_duration_since(at?);
     crate::sys::now().checked_sub(age).and_then(feeds::tenth)
 }

@@ -185,9 +185,12 @@ fn answers(operation: &Operation, need: Need) -> Vec<(u16, &'static str)> {
     };
     add(421, "The host is not this node, or the page that acts is another site's.");
     add(401, "The token is missing, not known, expired or revoked.");
+    add(
+        429,
+        "Too many requests of this address or token, or too many wrong tokens; see Retry-After.",
+    );
     if need != Need::Nothing {
         add(403, "The token's role or feed is not enough.");
-        add(429, "Too many wrong tokens from this address.");
     }
     if !operation.query.is_empty() || !matches!(operation.body, Body::None) {
         add(400, "The request cannot be read: a parameter, or the body.");

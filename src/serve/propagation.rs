@@ -1,16 +1,13 @@
 //! `GET /v1/feeds/{feed}/propagation`: how long versions took to arrive at the nodes, newest first.
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{sync::Arc, time::Instant};
 
 use axum::{Json, extract::State, response::IntoResponse};
 use http::request::Parts;
 use serde_json::{Value, json};
 
-use super::{Edge, edge::Feed, error::Answer, feeds::tenth, page::Page};
-use crate::{bus::roster::Arrival, sys};
+use super::{Edge, edge::Feed, error::Answer, nodes::moment, page::Page};
+use crate::bus::roster::Arrival;
 
 /// The last arrivals, as far back as they are remembered.
 pub(super) async fn list(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer {
@@ -21,9 +18,9 @@ pub(super) async fn list(State(edge): State<Arc<Edge>>, parts: Parts) -> Answer 
 
 /// So many of a feed's arrivals, and what all of them took on average.
 pub(super) fn arrivals(feed: &Feed, limit: usize) -> Value {
-    let (now, today) = (Instant::now(), sys::now());
+    let now = Instant::now();
     let arrivals: Vec<Value> =
-        feed.desk.arrivals(limit).iter().map(|arrival| shown(arrival, now, today)).collect();
+        feed.desk.arrivals(limit).iter().map(|arrival| shown(arrival, now)).collect();
     let times = feed.desk.arrival_times();
     json!({
         "feed": feed.desk.feed, "arrivals": arrivals, "count": times.count,
@@ -31,11 +28,10 @@ pub(super) fn arrivals(feed: &Feed, limit: usize) -> Value {
     })
 }
 
-fn shown(arrival: &Arrival, now: Instant, today: SystemTime) -> Value {
+fn shown(arrival: &Arrival, now: Instant) -> Value {
     let Arrival { head, node, label, region, announced, took } = arrival;
-    let at = today.checked_sub(now.saturating_duration_since(*announced)).and_then(tenth);
     json!({
         "node": node, "label": label, "region": region, "commit": head.commit, "seq": head.seq,
-        "announced": at, "took_ms": took.as_secs_f64() * 1e3,
+        "announced": moment(Some(*announced), now), "took_ms": took.as_secs_f64() * 1e3,
     })
 }

@@ -6,26 +6,17 @@
 use std::path::Path;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use rustls::pki_types::{CertificateDer, pem::PemObject};
 
-use super::Error;
+use super::{Error, certificates, fault};
 
 /// When the first of the certificates in a file ends.
 ///
 /// # Errors
 /// When the file cannot be read, or holds no certificate.
 pub fn expires(path: &Path) -> Result<DateTime<Utc>, Error> {
-    let fault = |why: String| Error::File { path: path.to_owned(), why };
-    let certificates = CertificateDer::pem_file_iter(path);
-    let certificates = certificates.map_err(|error| fault(format!("cannot be read: {error}")))?;
-    let mut first: Option<DateTime<Utc>> = None;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| fault(format!("cannot be read: {error}")))?;
-        let end = not_after(&certificate)
-            .ok_or_else(|| fault("holds something that is no certificate".to_owned()))?;
-        first = Some(first.map_or(end, |first| first.min(end)));
-    }
-    first.ok_or_else(|| fault("holds no certificate".to_owned()))
+    let ends: Option<Vec<_>> = certificates(path)?.iter().map(|it| not_after(it)).collect();
+    ends.and_then(|ends| ends.into_iter().min())
+        .ok_or_else(|| fault(path, "holds something that is no certificate".to_owned()))
 }
 
 const SEQUENCE: u8 = 0x30;
@@ -93,7 +84,7 @@ mod tests {
         assert_eq!(expires(file.path()).unwrap().to_rfc3339(), "2031-03-04T00:00:00+00:00");
         assert_eq!(not_after(&certificate(2061).0).unwrap().to_string(), "2061-03-04 00:00:00 UTC");
         std::fs::write(file.path(), "nothing").unwrap();
-        assert!(expires(file.path()).unwrap_err().to_string().ends_with("holds no certificate"));
+        assert!(expires(file.path()).unwrap_err().to_string().contains("holds no certificate"));
     }
 
     #[test]

@@ -82,9 +82,19 @@ export async function follow(tell, state, stop) {
 const SILENCE = 40_000;
 
 async function read(reader, tell, stop) {
+  const cancel = () => reader.cancel().catch(() => {});
+  stop.addEventListener("abort", cancel);
+  try {
+    await hear(reader, tell);
+  } finally {
+    stop.removeEventListener("abort", cancel);
+    cancel();
+  }
+}
+
+async function hear(reader, tell) {
   const decoder = new TextDecoder();
   let rest = "";
-  stop.addEventListener("abort", () => reader.cancel());
   for (;;) {
     let timer;
     const late = new Promise((_, fail) => { timer = setTimeout(() => fail(new Error("silent")), SILENCE); });

@@ -85,7 +85,7 @@ export function forget(node) {
 }
 
 /** A word that no shell reads as anything else. */
-const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
+export const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
 
 /** Makes a token for a region and shows the one command that its node runs. */
 export function addRegion(state) {

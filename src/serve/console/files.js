@@ -1,6 +1,7 @@
 // A feed's files at any version.
 
 import { download, get } from "./api.js";
+import { quoted } from "./dialogs.js";
 import { ago, bytes, encodePath, h, plural, say, short, table } from "./dom.js";
 
 /** Beyond this a browser should not hold a file; the page says how to fetch it instead. */
@@ -108,7 +109,7 @@ function row(item) {
 async function fetchFile(item, path) {
   const url = `${base()}/at/${at.commit}/${path}?via=primary`;
   if (item.size > MAX_DOWNLOAD) {
-    say(`${item.name} is large: fetch it with  depsync get ${at.feed}/${item.name} --at ${short(at.commit)}`, "bad");
+    say(`${item.name} is large: fetch it with  depsync get ${quoted(`${at.feed}/${decodeURIComponent(path)}`)} --at ${at.commit}`, "bad");
     return;
   }
   try {

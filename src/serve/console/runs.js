@@ -19,6 +19,7 @@ export function reset() {
   runs = [];
   next = null;
   error = "";
+  feed = "";
   newest = undefined;
 }
 
@@ -28,8 +29,10 @@ export function entered(state, parts, draw) {
 }
 
 async function load(after) {
+  const of = feed;
   try {
     const page = await get(`/v1/runs?limit=${PAGE}${feed ? `&feed=${encodeURIComponent(feed)}` : ""}${after ? `&after=${after}` : ""}`);
+    if (of !== feed) return;
     runs = after ? [...runs, ...page.runs] : page.runs;
     next = page.next;
     error = "";

@@ -183,10 +183,11 @@ async fn who_acts_is_written_down_with_what_they_asked_for_and_how_it_ended() {
     let fields = |at: usize| {
         ["action", "who", "from", "detail"].map(|key| acts[at][key].as_str().unwrap_or_default())
     };
-    let id = &world.edge.access.decisions.get().tokens[0].id;
+    let decided = world.edge.access.decisions.get();
+    let (id, refused) = (&decided.tokens[0].id, format!("token {}", decided.tokens[1].id));
     assert_eq!(fields(1), ["POST /v1/tokens", &format!("token {id}"), "10.0.9.1", wish]);
     assert_eq!((&acts[0]["status"], &acts[1]["status"]), (&403.into(), &201.into()));
-    assert_eq!(fields(0)[..2], ["DELETE /v1/feeds/apps/files/a", "nobody"]);
+    assert_eq!(fields(0)[..2], ["DELETE /v1/feeds/apps/files/a", &refused]);
     let file = std::fs::read_to_string(world.dir.path().join("audit.jsonl")).unwrap();
     assert_eq!(file.lines().count(), 2);
     assert!(!file.contains(&admin) && !file.contains(&reader), "no secret is written");
