@@ -306,8 +306,7 @@ fn inotify(limits: &Inotify, node: Option<&Node>) -> Vec<Finding> {
     };
     let mut found = Vec::new();
     if let Some(watches) = limits.watches {
-        let said =
-            format!("{need}{more} folders are to be watched, of {watches} that a user may watch");
+        let said = format!("folders to watch: {need}{more}, of {watches} that a user may watch");
         found.push(if need > watches {
             let advice = sysctl("max_user_watches", need.saturating_mul(2));
             warn(check, format!("{said}: the rest is scanned every `poll`"), advice)

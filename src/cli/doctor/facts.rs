@@ -1,10 +1,10 @@
 //! What `doctor` finds on this machine: gathered, not judged.
 //!
-//! Looks, and changes nothing but for one temporary file in each deployment directory, under a name that
-//! is never published. Every walk has a bound.
+//! Looks, and changes nothing but for one temporary file in the directory of each feed that is owned
+//! here, under a name that is never published. Every walk has a bound.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fs::{self, File},
     io,
     net::{SocketAddr, TcpListener},
@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use rustix::fs::Access;
 
 use crate::{
-    config::{Role, Settings},
+    config::{Checkout, FeedSettings, Role, Settings},
     daemon::{self, Survey, Tried},
     sys::{self, FileSystem, LeaseError, ReadLease, Space},
     tls,
@@ -90,15 +90,17 @@ pub(super) enum Port {
 #[derive(Debug)]
 pub(super) struct Feed {
     pub(super) name: String,
+    /// Where its files lie; of releases, where the link to the current one does.
     pub(super) dir: PathBuf,
     pub(super) is_primary: bool,
     /// Whether the kernel's events are wanted there.
     pub(super) events: bool,
+    /// Those that are watched: none of a release.
     pub(super) folders: usize,
     pub(super) kind: Result<FileSystem, String>,
     /// Why it cannot be read or written by this user.
     pub(super) fault: Option<String>,
-    /// Whether a lease was had on a file of ours; none: no file could be made.
+    /// Whether a lease was had on a file of ours; none: no file could be made, or it is a region's.
     pub(super) lease: Option<Result<(), LeaseError>>,
     /// Whether files of others lie there.
     pub(super) has_foreign: bool,
@@ -179,12 +181,15 @@ fn port(listen: SocketAddr) -> Port {
     }
 }
 
-fn feed(settings: &crate::config::FeedSettings) -> Option<Feed> {
-    let dir = settings.place()?.to_owned();
+fn feed(settings: &FeedSettings) -> Option<Feed> {
     let is_primary = settings.role == Role::Primary;
+    let is_linked = !is_primary && matches!(settings.mirror.checkout, Checkout::Snapshot { .. });
+    let place = settings.place()?;
+    // A release is complete by itself, and the link to the first one is yet to be made.
+    let dir = if is_linked { place.parent()? } else { place }.to_owned();
     let events = settings.primary.as_ref().is_none_or(|primary| primary.events);
     let kind = File::open(&dir).and_then(sys::file_system).map_err(|error| error.to_string());
-    let (folders, has_foreign) = walk(&dir);
+    let (folders, has_foreign) = if is_linked { (0, false) } else { walk(&dir) };
     let needs = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
     Some(Feed {
         name: settings.name.to_string(),
@@ -193,7 +198,7 @@ fn feed(settings: &crate::config::FeedSettings) -> Option<Feed> {
         folders,
         kind,
         fault: fault(&dir, needs),
-        lease: lease(&dir),
+        lease: is_primary.then(|| lease(&dir)).flatten(),
         has_foreign,
         dir,
     })
@@ -232,25 +237,32 @@ fn lease(dir: &Path) -> Option<Result<(), LeaseError>> {
 }
 
 fn certificates(settings: &Settings) -> Vec<(PathBuf, Result<DateTime<Utc>, String>)> {
-    let own = settings.tls.pair.as_ref().map(|(cert, _)| cert);
-    let files = own.into_iter().chain(&settings.tls.ca);
-    files
-        .map(|file| (file.clone(), tls::expires(file).map_err(|error| error.to_string())))
-        .collect()
+    let tls = &settings.tls;
+    let own = tls.pair.as_ref().map(|(cert, _)| cert);
+    let shown = identities(settings).map(|(cert, _)| cert);
+    // Feeds may share them.
+    let files: BTreeSet<&PathBuf> =
+        own.into_iter().chain(&tls.ca).chain(&tls.client_ca).chain(shown).collect();
+    let end = |file: &PathBuf| tls::expires(file).map_err(|error| error.to_string());
+    files.into_iter().map(|file| (file.clone(), end(file))).collect()
 }
 
 fn secrets(settings: &Settings) -> Vec<(PathBuf, Result<u32, String>)> {
-    let key = settings.tls.pair.as_ref().map(|(_, key)| key);
+    let own = settings.tls.pair.as_ref().map(|(_, key)| key);
+    let shown = identities(settings).map(|(_, key)| key);
     let of_feeds =
         settings.feeds.iter().flat_map(|feed| feed.mirror.token_file.iter().chain(&feed.sign_with));
-    let files = key.into_iter().chain(of_feeds);
+    let files: BTreeSet<&PathBuf> = own.into_iter().chain(shown).chain(of_feeds).collect();
     let mode = |file: &PathBuf| {
         let about = fs::metadata(file).map_err(|error| error.to_string())?;
         // Whether it can be read at all is only known by opening it.
         File::open(file).map_err(|error| error.to_string())?;
         Ok(about.mode() & 0o777)
     };
-    let mut found: Vec<_> = files.map(|file| (file.clone(), mode(file))).collect();
-    found.dedup_by(|a, b| a.0 == b.0);
-    found
+    files.into_iter().map(|file| (file.clone(), mode(file))).collect()
+}
+
+/// What is shown to upstreams.
+fn identities(settings: &Settings) -> impl Iterator<Item = &(PathBuf, PathBuf)> {
+    settings.feeds.iter().filter_map(|feed| feed.mirror.identity.as_ref())
 }

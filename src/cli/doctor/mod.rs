@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::json;
 
 use self::checks::{Finding, Verdict};
-use super::{Error, paint};
+use super::{Error, paint, table::plain};
 use crate::config::{self, Consent, Settings};
 
 /// Arguments of `doctor`.
@@ -87,9 +87,9 @@ fn show(finding: &Finding) {
         Verdict::Warn => paint::warning(verdict.name()),
         Verdict::Fail => paint::bad(verdict.name()),
     };
-    println!("{verdict:4}  {check:13}  {}", super::table::plain(said));
+    println!("{verdict:4}  {check:13}  {}", plain(said));
     if let Some(advice) = advice {
-        println!("{:4}  {:13}  -> {advice}", "", "");
+        println!("{:4}  {:13}  -> {}", "", "", plain(advice));
     }
 }
 

@@ -1,14 +1,15 @@
 //! What each finding comes to, and that each that is not well says what to do.
 
-use std::io;
+use std::{fs, io};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     checks::{Finding, Verdict, examine},
-    facts::{Facts, Feed, Inotify, Node, Port, State},
+    facts::{self, Facts, Feed, Inotify, Node, Port, State},
 };
 use crate::{
+    config::{self, Consent},
     daemon::Survey,
     sys::{FileSystem, LeaseError, Space},
 };
@@ -198,4 +199,53 @@ fn the_port_of_a_running_daemon_is_its_own() {
     node.port.1 = Port::Taken(io::ErrorKind::AddrInUse.into());
     node.survey.is_running = true;
     assert!(not_ok(&facts(node)).is_empty());
+}
+
+/// What is found where this is the configuration, with relative paths below a folder.
+fn gathered(folder: &std::path::Path, text: &str) -> Node {
+    let file = folder.join("depsync.toml");
+    let head = "state_dir = \"state\"\nlisten = \"127.0.0.1:0\"\n[region]\nname = \"eu\"\n";
+    fs::write(&file, format!("{head}{text}")).unwrap();
+    let settings = config::from_file(&file, Consent::default()).unwrap();
+    facts::gather(Some(&settings), false).node.unwrap()
+}
+
+#[test]
+fn a_release_is_never_looked_into() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[[feed]]\nname = \"apps\"\ndir = \"site/current\"\ncheckout = \"snapshot\"\n\
+                upstream = \"http://127.0.0.1:1\"\n";
+    let site = folder.path().join("site");
+    fs::create_dir(&site).unwrap();
+    let release = folder.path().join("release");
+    for exists in [false, true] {
+        if exists {
+            fs::create_dir_all(release.join("a/b")).unwrap();
+            std::os::unix::fs::symlink(&release, site.join("current")).unwrap();
+        }
+        let feed = gathered(folder.path(), text).feeds.remove(0);
+        assert_eq!((&feed.fault, feed.folders), (&None, 0), "{feed:?}");
+        assert!(feed.lease.is_none(), "a file was made in a release");
+        assert_eq!(feed.dir, site);
+    }
+}
+
+#[test]
+fn every_certificate_and_key_is_looked_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let feed = |name: &str| {
+        fs::create_dir(folder.path().join(name)).unwrap();
+        format!(
+            "[[feed]]\nname = {name:?}\ndir = {name:?}\nupstream = \"http://127.0.0.1:1\"\n\
+             client_cert = \"edge.crt\"\nclient_key = \"edge.key\"\ntoken_file = \"{name}.token\"\n"
+        )
+    };
+    let tls =
+        "[tls]\ncert = \"hub.crt\"\nkey = \"hub.key\"\nca = \"ca.crt\"\nclient_ca = \"ca.crt\"\n";
+    let node = gathered(folder.path(), &format!("{}{}{tls}", feed("a"), feed("b")));
+    let name = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let certificates: Vec<_> = node.certificates.iter().map(|(file, _)| name(file)).collect();
+    assert_eq!(certificates, ["ca.crt", "edge.crt", "hub.crt"]);
+    let secrets: Vec<_> = node.secrets.iter().map(|(file, _)| name(file)).collect();
+    assert_eq!(secrets, ["a.token", "b.token", "edge.key", "hub.key"]);
 }
