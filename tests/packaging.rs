@@ -52,13 +52,13 @@ fn empty_tree(tree: &Path) {
     run(Command::new("cp").args(["-r", "/lib/systemd/system"]).arg(to));
 }
 
-/// Installs it below the tree, with the scripts that would run on the machine.
-fn install(tree: &Path, package: &Path) {
-    let mut install = Command::new("dpkg");
-    install.arg("--root").arg(tree).args(["--force-script-chrootless", "--force-depends"]);
-    install.args(["--force-not-root", "--install"]).arg(package);
+/// Installs a package below the tree, or removes one, with the scripts that would run on the machine.
+fn dpkg(tree: &Path, action: &str, package: &Path) {
+    let mut dpkg = Command::new("dpkg");
+    dpkg.arg("--root").arg(tree).args(["--force-script-chrootless", "--force-depends"]);
+    dpkg.args(["--force-not-root", action]).arg(package);
     let path = format!("/usr/sbin:/sbin:{}", std::env::var("PATH").unwrap_or_default());
-    run(install.env("PATH", path).env("DEBIAN_FRONTEND", "noninteractive"));
+    run(dpkg.env("PATH", path).env("DEBIAN_FRONTEND", "noninteractive"));
 }
 
 /// The packaged configuration as the tree's: its folders in there, a port of the kernel's choice.
@@ -107,7 +107,7 @@ impl Manager {
         Manager { socket, path }
     }
 
-    /// Waits until it is told all of these, each in a message of its own; gives what else was said.
+    /// Waits until it is told all of these, each in a message of its own.
     fn hears(&self, wanted: &[&str]) {
         let end = Instant::now() + PATIENCE;
         let mut wanted = wanted.to_vec();
@@ -144,7 +144,7 @@ fn the_package_installs_and_its_daemon_is_ready() {
     let package = package(world.path());
     let tree = world.path().join("tree");
     empty_tree(&tree);
-    install(&tree, &package);
+    dpkg(&tree, "--install", &package);
 
     let users = fs::read_to_string(tree.join("etc/passwd")).unwrap();
     assert!(users.contains("\ndepsync:") || users.starts_with("depsync:"), "{users}");
@@ -182,6 +182,36 @@ fn the_package_installs_and_its_daemon_is_ready() {
     daemon.signal("-TERM");
     manager.hears(&["STOPPING=1"]);
     assert!(daemon.0.wait().unwrap().success());
+}
+
+#[test]
+fn who_removes_it_and_comes_back_has_the_service_as_it_was() {
+    let world = TempDir::new().unwrap();
+    let package = package(world.path());
+    let tree = world.path().join("tree");
+    empty_tree(&tree);
+    let name = Path::new("depsync");
+    let link = tree.join("etc/systemd/system/multi-user.target.wants/depsync.service");
+    let is_enabled = || link.symlink_metadata().is_ok();
+    dpkg(&tree, "--install", &package);
+    fs::write(tree.join("var/lib/depsync/history"), "kept").unwrap();
+
+    dpkg(&tree, "--remove", name);
+    assert!(!tree.join("usr/bin/depsync").exists());
+    dpkg(&tree, "--install", &package);
+    assert!(is_enabled(), "the service is not enabled again");
+    assert!(tree.join("var/lib/depsync/history").exists());
+    // Who had switched it off finds it off.
+    fs::remove_file(&link).unwrap();
+    dpkg(&tree, "--remove", name);
+    dpkg(&tree, "--install", &package);
+    assert!(!is_enabled(), "the service is enabled by itself");
+
+    dpkg(&tree, "--purge", name);
+    dpkg(&tree, "--install", &package);
+    assert!(is_enabled(), "a first installation enables the service");
+    dpkg(&tree, "--purge", name);
+    assert!(!is_enabled() && !tree.join("var/lib/depsync").exists());
 }
 
 #[test]
