@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use quick_xml::{Reader, escape::resolve_predefined_entity, events::Event};
+use quick_xml::{Reader, events::Event};
 
 use super::region_xml::{self, Error};
 
@@ -60,11 +60,11 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Carbon, Error> {
         if seen.len() == MAX_KEYS {
             return Err(wrong((at, format!("there are more than {MAX_KEYS} keys"))));
         }
-        let line = text.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
+        let line = region_xml::line(text, at);
         carbon.take(&path, value, line).map_err(|reason| wrong((at, reason)))?;
         seen.push(path);
     }
-    if seen.iter().any(|path| path.starts_with(BLOCK)) {
+    if seen.iter().any(|path| in_block(path).is_some()) {
         return Ok(carbon);
     }
     Err(wrong((
@@ -75,8 +75,7 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Carbon, Error> {
 
 impl Carbon {
     fn take(&mut self, path: &str, value: String, line: usize) -> Result<(), String> {
-        let name = path.strip_prefix(BLOCK).map(|rest| rest.trim_start_matches('.'));
-        match (path, name) {
+        match (path, in_block(path)) {
             ("Axis2Config.RepositoryLocation", _) => self.location = Some(value),
             (_, Some("Enabled")) => self.enabled = truth(&value),
             (_, Some("AutoCommit")) => self.auto_commit = truth(&value),
@@ -92,6 +91,12 @@ impl Carbon {
         }
         Ok(())
     }
+}
+
+/// A path's rest below the block; empty: the block itself. None: it lies elsewhere.
+fn in_block(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix(BLOCK)?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix('.') }
 }
 
 /// As the server reads it: whatever is not "true" is false.
@@ -126,7 +131,7 @@ fn leaves(text: &str) -> Result<Vec<Leaf>, Wrong> {
                 }
                 above.push(tag.local_name().as_ref().to_owned());
                 let path = path(&above);
-                if path.starts_with(BLOCK) || path == "Axis2Config.RepositoryLocation" {
+                if in_block(&path).is_some() || path == "Axis2Config.RepositoryLocation" {
                     found.push(Leaf { at, path, value: String::new() });
                 }
             }
@@ -136,15 +141,11 @@ fn leaves(text: &str) -> Result<Vec<Leaf>, Wrong> {
             Event::Text(part) => push(&mut found, &above, &part),
             Event::CData(part) => push(&mut found, &above, &part),
             Event::GeneralRef(part) => {
-                let character = part.resolve_char_ref().ok().flatten().map(String::from);
-                let known = resolve_predefined_entity(&part).map(ToOwned::to_owned);
                 let inside = found.last().is_some_and(|leaf| leaf.path == path(&above));
-                match character.or(known) {
-                    Some(known) => push(&mut found, &above, &known),
-                    None if inside => {
-                        return Err((at, format!("the entity \"&{};\" is not known", &*part)));
-                    }
-                    None => {}
+                match region_xml::reference(&part) {
+                    Ok(known) => push(&mut found, &above, &known),
+                    Err(reason) if inside => return Err((at, reason)),
+                    Err(_) => {}
                 }
             }
             Event::Eof if above.is_empty() => break,
@@ -208,6 +209,9 @@ mod tests {
         assert!(carbon.enabled && carbon.auto_commit && !carbon.auto_checkout);
         assert_eq!(carbon.sync_period, Some(60));
         assert!(carbon.others.contains(&Key { line: 2, name: "A.B".into(), value: "c".into() }));
+        let beside = "<S><DeploymentSynchronizer/><DeploymentSynchronizerEnabled>true\
+                      </DeploymentSynchronizerEnabled></S>";
+        assert_eq!(parse(beside), Ok(Carbon::default()), "a sibling is not in the block");
         let alone =
             parse("<DeploymentSynchronizer><Enabled>true</Enabled></DeploymentSynchronizer>");
         assert!(alone.unwrap().enabled);
@@ -217,6 +221,7 @@ mod tests {
     fn what_cannot_be_read_names_its_place() {
         for (text, part) in [
             ("<Server/>", "carbon.xml:1:1: there is no <DeploymentSynchronizer>"),
+            ("<S><DeploymentSynchronizers>x</DeploymentSynchronizers></S>", "there is no <"),
             ("<Server><!-- <DeploymentSynchronizer/> --></Server>", "take it out"),
             ("<Server>", "ends inside an element"),
             ("<a></b>", "not well-formed"),

@@ -97,11 +97,11 @@ fn usual_file(kind: Kind) -> Result<PathBuf, Error> {
     }
 }
 
-/// The region table that belongs to an `rs.xml`, where there is one: EGO's, or one beside the file.
+/// The region table that belongs to an `rs.xml`, where there is one: beside the file, or else EGO's.
 fn region_table(rs: &Path) -> Option<PathBuf> {
     let home = place::variable("EGO_CONFDIR");
     let home = home.map(|home| Path::new(&home).join("../../eservice/rs/conf/region.xml"));
-    let candidates = home.into_iter().chain([rs.with_file_name("region.xml")]);
+    let candidates = [rs.with_file_name("region.xml")].into_iter().chain(home);
     candidates.filter_map(|path| path.canonicalize().ok()).find(|path| path.is_file())
 }
 
@@ -114,6 +114,9 @@ fn read_text(file: &Path) -> Result<String, Error> {
         .unwrap_or_else(|error| error.as_bytes().iter().map(|&byte| char::from(byte)).collect()))
 }
 
+/// Where a WSO2 server has its artifacts, below its home.
+const SERVER: &str = "repository/deployment/server";
+
 /// The directory of a server's artifacts, and beside it those of its tenants.
 struct Dirs {
     server: PathBuf,
@@ -122,9 +125,7 @@ struct Dirs {
 
 impl Dirs {
     fn new(server: PathBuf, around: &Around<'_>) -> Self {
-        let below = Path::new("repository/deployment/server");
-        let is_server = server.components().as_path().ends_with(below);
-        let repository = server.ancestors().nth(2).filter(|_| is_server);
+        let repository = server.ancestors().nth(2).filter(|_| server.ends_with(SERVER));
         let tenants = repository.and_then(|repository| {
             let both = ["tenants", "tenant"].map(|name| repository.join(name));
             both.into_iter().find(|dir| (around.is_dir)(dir))
@@ -132,15 +133,18 @@ impl Dirs {
         Dirs { server, tenants }
     }
 
+    /// What the feed of the server's directory is called.
+    fn name(&self) -> &'static str {
+        if self.server.ends_with(SERVER) { "server" } else { "default" }
+    }
+
     /// The feeds, with further keys for each.
     fn feeds(&self, upstream: Option<&BaseUrl>) -> Result<Vec<Vec<draft::Key>>, String> {
-        let is_wso2 = self.server.ends_with("repository/deployment/server");
-        let named = if is_wso2 { "server" } else { "default" };
-        let dirs = [(named, Some(&self.server)), ("tenants", self.tenants.as_ref())];
+        let dirs = [(self.name(), Some(&self.server)), ("tenants", self.tenants.as_ref())];
         let feeds = dirs.into_iter().filter_map(|(name, dir)| Some((name, dir?)));
         let feed = |(name, dir): (&str, &PathBuf)| {
             let mut keys = vec![draft::text("name", name, ""), draft::path("dir", dir, "")?];
-            if is_wso2 && name == named {
+            if name == "server" {
                 keys.push(draft::text(
                     "profile",
                     "wso2",
@@ -161,6 +165,14 @@ struct Missing(Vec<String>);
 impl Missing {
     fn add(&mut self, file: &Path, what: &str, how: &str) {
         self.0.push(format!("{}: {what}: {how}", file.display()));
+    }
+
+    /// Where a region is wanted, by what the file says or by its name, no file says whose.
+    fn upstream(&mut self, file: &Path, given: &Given, said: Option<&str>) {
+        let named = given.name.as_ref().map(|_| "a region mirrors another node");
+        if let (Some(what), None) = (said.or(named), &given.upstream) {
+            self.add(file, what, "name that with --upstream URL");
+        }
     }
 
     fn checked(self) -> Result<(), Error> {
@@ -184,7 +196,6 @@ pub fn carbon(
     around: &Around<'_>,
 ) -> Result<String, Error> {
     let carbon = carbon_xml::parse(text, file).map_err(|error| Error::of([error.to_string()]))?;
-    let is_primary = carbon.auto_commit && given.upstream.is_none();
     let mut missing = Missing::default();
     let dir = given.dir.clone().or_else(|| {
         let said = match carbon.location.as_deref().map(|location| resolved(location, around)) {
@@ -196,10 +207,8 @@ pub fn carbon(
         missing.add(file, &said, "name the directory with --dir DIR");
         None
     });
-    if !is_primary && given.upstream.is_none() {
-        let what = "this server takes in what another one commits";
-        missing.add(file, what, "name the node that has it with --upstream URL");
-    }
+    let said = (!carbon.auto_commit).then_some("this server takes in what another one commits");
+    missing.upstream(file, given, said);
     missing.checked()?;
     let dirs = Dirs::new(dir.unwrap_or_default(), around);
     let mut draft = Draft { origin: file.display().to_string(), ..Draft::default() };
@@ -339,6 +348,7 @@ pub fn ego(
     if given.dir.is_none() {
         missing.add(file, "it names no deployment directory", "name it with --dir DIR");
     }
+    missing.upstream(file, given, None);
     missing.checked()?;
     let mut draft =
         Draft { origin: file.display().to_string(), notes: rs.unused, ..Draft::default() };
@@ -433,10 +443,8 @@ fn region_of_list(
     given: &Given,
     missing: &mut Missing,
 ) -> PathBuf {
-    if given.upstream.is_none() {
-        let what = format!("{name} takes in what the recipe's host has");
-        missing.add(file, &what, "name that with --upstream URL");
-    }
+    let said = format!("{name} takes in what the recipe's host has");
+    missing.upstream(file, given, Some(&said));
     if let Some(dir) = &given.dir {
         return dir.clone();
     }
@@ -479,15 +487,19 @@ fn nodes_of_list(
     let port = DEFAULT_LISTEN.rsplit(':').next().unwrap_or_default();
     let here = format!("http://{}:{port}", region_name(around.host));
     let url = given.upstream.as_ref().map_or(here.as_str(), BaseUrl::as_str);
-    let feed =
-        if dirs.server.ends_with("repository/deployment/server") { "server" } else { "default" };
-    let mut notes =
-        vec!["the list's nodes are not pushed to: each runs a region, which fetches".to_owned()];
+    let feed = dirs.name();
+    let mut notes = vec![
+        "the list's nodes are not pushed to: each runs a region, which fetches. For them this node listens \
+         beyond loopback: change `listen`, with [tls], tokens and https below, or with --insecure"
+            .to_owned(),
+    ];
     for (name, place) in regions {
         let user = place.user.as_ref().map(|user| format!(", as {user}")).unwrap_or_default();
         notes.push(format!(
             "line {}: at {}{user}: depsync region {} --feed {feed} --upstream {url} --name {name}",
-            place.line, place.host, place.path
+            place.line,
+            place.host,
+            quoted(&place.path)
         ));
     }
     if dirs.tenants.is_some() {
@@ -501,6 +513,19 @@ fn nodes_of_list(
         notes.push(format!("line {line}: {word} is no place as in user@host:path"));
     }
     notes
+}
+
+/// A path as a shell takes it for one word; a home at its beginning is still found.
+fn quoted(path: &str) -> String {
+    let is_plain =
+        |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "~/._-".contains(c));
+    match path.split_once('/') {
+        _ if is_plain(path) => path.to_owned(),
+        Some((home, rest)) if home.starts_with('~') && is_plain(home) => {
+            format!("{home}/{}", quoted(rest))
+        }
+        _ => format!("'{}'", path.replace('\'', r"'\''")),
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Where things are when nobody says: the state directory and the host's name.
 //!
-//! The only place that reads the environment.
+//! The only place where a setting comes from the environment. Besides it, `cli` asks there whether a
+//! terminal is to have colours, and git is given the `PATH`.
 
 use std::path::PathBuf;
 

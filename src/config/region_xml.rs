@@ -82,7 +82,7 @@ pub(super) fn unknown(text: &str) -> impl Iterator<Item = (usize, String)> {
                 _ => continue,
             };
             if !["Regions", "Region", "IPRange", "ResourceGroup"].contains(&name.as_str()) {
-                return Some((text.get(..at)?.matches('\n').count() + 1, name));
+                return Some((line(text, at), name));
             }
         }
     })
@@ -105,12 +105,23 @@ pub fn parse(text: &str, file: &Path) -> Result<RegionTable, Error> {
     })
 }
 
+/// The line of a byte position, counted from 1.
+pub(super) fn line(text: &str, at: usize) -> usize {
+    text.get(..at).unwrap_or(text).matches('\n').count() + 1
+}
+
 /// What is wrong at a byte position of a file's text.
 pub(super) fn wrong(text: &str, file: &Path, at: usize, reason: String) -> Error {
     let before = text.get(..at).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
-    Error::Wrong { file: file.to_owned(), line, column, reason }
+    Error::Wrong { file: file.to_owned(), line: line(text, at), column, reason }
+}
+
+/// What a reference stands for: a character by its number, or one of XML's own five.
+pub(super) fn reference(part: &BytesRef<'_>) -> Result<String, String> {
+    let character = part.resolve_char_ref().ok().flatten().map(String::from);
+    let known = || resolve_predefined_entity(part).map(ToOwned::to_owned);
+    character.or_else(known).ok_or_else(|| format!("the entity \"&{};\" is not known", &**part))
 }
 
 /// A byte position, and what is wrong there.
@@ -226,7 +237,9 @@ impl<'a> Parser<'a> {
             match self.next()? {
                 (_, Event::Text(part)) => text.push_str(&part),
                 (_, Event::CData(part)) => text.push_str(&part),
-                (at, Event::GeneralRef(part)) => push_reference(&mut text, at, &part)?,
+                (at, Event::GeneralRef(part)) => {
+                    text.push_str(&reference(&part).map_err(|reason| (at, reason))?);
+                }
                 (_, Event::End(_)) => break,
                 (at, event) => return Err((at, unexpected(&event, "text only"))),
             }
@@ -247,18 +260,6 @@ fn no_attributes(at: usize, tag: &BytesStart<'_>) -> Result<(), Wrong> {
         return Ok(());
     }
     Err((at, format!("<{}> takes no attributes", tag.name().as_ref())))
-}
-
-fn push_reference(text: &mut String, at: usize, part: &BytesRef<'_>) -> Result<(), Wrong> {
-    if let Ok(Some(character)) = part.resolve_char_ref() {
-        text.push(character);
-        return Ok(());
-    }
-    match resolve_predefined_entity(part) {
-        Some(known) => text.push_str(known),
-        None => return Err((at, format!("the entity \"&{};\" is not known", &**part))),
-    }
-    Ok(())
 }
 
 fn unexpected(event: &Event<'_>, expected: &str) -> String {

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use quick_xml::{
     NsReader, XmlVersion,
-    escape::resolve_predefined_entity,
     events::{BytesStart, Event},
     name::{Namespace, ResolveResult},
 };
@@ -51,7 +50,7 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Rs, Error> {
     for Variable { at, name, value } in variables(text).map_err(wrong)? {
         let unknown = rs.take(&name, value.trim()).map_err(|reason| wrong((at, reason)))?;
         if unknown {
-            let line = text[..at].matches('\n').count() + 1;
+            let line = region_xml::line(text, at);
             rs.unused.push(format!("{}:{line}: {name} is not used", file.display()));
         }
     }
@@ -127,10 +126,9 @@ fn variables(text: &str) -> Result<Vec<Variable>, Wrong> {
             }
             Event::Text(part) if inside => push(&mut found, &part),
             Event::CData(part) if inside => push(&mut found, &part),
-            Event::GeneralRef(part) if inside => match resolve_predefined_entity(&part) {
-                Some(known) => push(&mut found, known),
-                None => return Err((at, format!("the entity \"&{};\" is not known", &*part))),
-            },
+            Event::GeneralRef(part) if inside => {
+                push(&mut found, &region_xml::reference(&part).map_err(|reason| (at, reason))?);
+            }
             Event::Eof if above.is_empty() => return Ok(found),
             Event::Eof => return Err((at, "the file ends inside an element".to_owned())),
             _ => {}
@@ -180,7 +178,7 @@ mod tests {
     fn known_variables_act_and_others_are_listed() {
         let text = profile(
             "<ego:EnvironmentVariable name=\"REPOSITORY_SERVICE_PORT\"> 8099 </ego:EnvironmentVariable>\n\
-             <ego:EnvironmentVariable name=\"RS_STORAGE_DIR\">/var/rs &amp; co</ego:EnvironmentVariable>\n\
+             <ego:EnvironmentVariable name=\"RS_STORAGE_DIR\">&#47;var/rs &amp; co</ego:EnvironmentVariable>\n\
              <ego:EnvironmentVariable name=\"RS_MAX_DOWNLOADS\">20</ego:EnvironmentVariable>\n\
              <ego:EnvironmentVariable name=\"RS_LOG\">x</ego:EnvironmentVariable>\n\
              <ego:EnvironmentVariable name=\"DEPSYNC_DOWNLOAD_RATE\">5MB/s</ego:EnvironmentVariable>",

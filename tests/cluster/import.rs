@@ -79,7 +79,7 @@ fn two_carbon_servers() {
     let text = printed(&["carbon", manager], &[]);
     assert_eq!(printed(&["carbon"], &[("CARBON_HOME", &homes[0])]), text);
     let hub = started(&world, "hub", &text);
-    assert!(missing(&["carbon", worker]).contains("name the node that has it with --upstream URL"));
+    assert!(missing(&["carbon", worker]).contains("commits: name that with --upstream URL"));
     let text = printed(&["carbon", worker, "--upstream", &hub.url(), "--name", "eu"], &[]);
     let _region = started(&world, "eu", &text);
 
@@ -120,6 +120,16 @@ fn a_repository_service_and_its_region() {
     assert!(checked.status.success(), "{checked:?}\n{text}");
     hub.start();
     assert_eq!(hub.get("/v1/regions")["regions"][0]["name"], "eu");
+
+    // A table beside a file that was named belongs to it, whatever lies at home.
+    let beside = world.folder("copied");
+    fs::copy(&rs, beside.join("rs.xml")).unwrap();
+    fs::write(beside.join("region.xml"), regions.replace("eu", "us")).unwrap();
+    let copy = beside.join("rs.xml");
+    let named = ["ego", copy.to_str().unwrap(), "--dir", dir.to_str().unwrap()];
+    let text = printed(&named, &[("EGO_CONFDIR", &conf)]);
+    let table = beside.join("region.xml").canonicalize().unwrap();
+    assert!(text.contains(&format!("regions = {table:?}")), "{text}");
 
     // The same service's file, at a host that is to mirror it.
     let mirror = world.folder("mirror-apps");

@@ -73,7 +73,15 @@ fn one_that_commits_becomes_the_primary_unless_another_is() {
 #[test]
 fn all_that_is_missing_is_said() {
     let said = from_carbon(CARBON, &Given::default()).unwrap_err();
-    assert!(said.ends_with("name the node that has it with --upstream URL"), "{said}");
+    assert!(said.ends_with("another one commits: name that with --upstream URL"), "{said}");
+    let commits = CARBON.replace("<AutoCommit>false", "<AutoCommit>true");
+    let named = Given { name: Some("eu".parse().unwrap()), ..given("/srv/apps", "") };
+    let said = from_carbon(&commits, &named).unwrap_err();
+    assert!(said.contains("a region mirrors another node: name that with --upstream"), "{said}");
+    let said = around(|around| {
+        ego("<a/>", Path::new("rs.xml"), None, &named, around).unwrap_err().to_string()
+    });
+    assert!(said.contains("a region mirrors another node: name that with --upstream"), "{said}");
     let nowhere = CARBON.replace("carbon.home", "somewhere");
     let said = from_carbon(&nowhere, &Given::default()).unwrap_err();
     let lines: Vec<&str> = said.lines().collect();
@@ -145,5 +153,18 @@ fn a_url_is_told_without_who_logs_in() {
         ("git@host:x", "host:x"),
     ] {
         assert_eq!(without_user(url), told);
+    }
+}
+
+#[test]
+fn what_is_to_be_pasted_is_one_word() {
+    for (path, word) in [
+        ("~/as/worker-1_a.b", "~/as/worker-1_a.b"),
+        ("/srv/$(id)", "'/srv/$(id)'"),
+        ("/srv/it's;x", r"'/srv/it'\''s;x'"),
+        ("~deploy/a&b", "~deploy/'a&b'"),
+        ("~$x/a", "'~$x/a'"),
+    ] {
+        assert_eq!(quoted(path), word);
     }
 }
