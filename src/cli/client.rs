@@ -79,6 +79,14 @@ impl Connection {
     }
 }
 
+/// An answer of a node that is no success, in its own words.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    message: String,
+}
+
 /// A node to talk to.
 pub(super) struct Client {
     http: reqwest::Client,
@@ -204,7 +212,7 @@ impl Client {
         if status == StatusCode::UNAUTHORIZED && self.token.is_none() {
             bail!("{message}; name a token with --token-file, or the daemon's state with --state");
         }
-        bail!("{message}")
+        Err(Refused { status, message: message.to_owned() }.into())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Colours, on terminals only.
 //!
-//! Whoever pipes the output, or sets `NO_COLOR` to anything, gets the bare text; `TERM=dumb` likewise.
+//! Whoever pipes the output, or sets `NO_COLOR` to anything but nothing, gets the bare text; `TERM=dumb`
+//! likewise.
 
 use std::{
     fmt,

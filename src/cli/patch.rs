@@ -1,18 +1,19 @@
 //! `diff --patch`: what changed inside files of text, line by line.
 //!
 //! Both versions are downloaded, up to 1 MiB each; what is larger, or is no text, is told by its size.
-//! A link is never followed: it is told as one.
+//! A link is never followed: it is told as one. So is content that is kept no more, and what comes after
+//! it is shown.
 
 use std::fmt::Write;
 
 use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
 use super::{
-    client::Client,
+    client::{Client, Refused},
     paint,
     table::{plain, word},
     target::{FeedArg, encoded},
@@ -30,7 +31,12 @@ enum Side {
     Text(String),
     Link,
     Folder,
+    /// Too old to be kept, or revoked.
+    Gone,
+    /// So many bytes that are no text.
     Other(u64),
+    /// More than a text may have; how many more is not said.
+    Large,
 }
 
 impl Side {
@@ -40,6 +46,8 @@ impl Side {
             Side::Text(text) => format!("a text of {} bytes", text.len()),
             Side::Link => "a link".to_owned(),
             Side::Folder => "a folder".to_owned(),
+            Side::Gone => "content that is kept no more".to_owned(),
+            Side::Large => format!("more than {MAX_TEXT} bytes"),
             Side::Other(bytes) => format!("{bytes} bytes"),
         }
     }
@@ -48,7 +56,7 @@ impl Side {
         match self {
             Side::Nothing => Some(""),
             Side::Text(text) => Some(text),
-            Side::Link | Side::Folder | Side::Other(_) => None,
+            Side::Link | Side::Folder | Side::Gone | Side::Other(_) | Side::Large => None,
         }
     }
 }
@@ -95,7 +103,10 @@ async fn side(
         _ => return Ok(Side::Link),
     }
     let url = client.url(&feed.api_of(&format!("at/{commit}/{}", encoded(path))))?;
-    let mut answer = client.send(Method::GET, url, |request| request).await?;
+    let mut answer = match client.send(Method::GET, url, |request| request).await {
+        Err(error) if is_gone(&error) => return Ok(Side::Gone),
+        answer => answer?,
+    };
     let length = answer.content_length().unwrap_or_default();
     if length > MAX_TEXT as u64 {
         return Ok(Side::Other(length));
@@ -104,7 +115,7 @@ async fn side(
     while let Some(chunk) = answer.chunk().await.context("the file does not arrive")? {
         bytes.extend_from_slice(&chunk);
         if bytes.len() > MAX_TEXT {
-            return Ok(Side::Other(bytes.len() as u64));
+            return Ok(Side::Large);
         }
     }
     let size = bytes.len() as u64;
@@ -113,6 +124,10 @@ async fn side(
         Ok(text) if is_text => Side::Text(text),
         _ => Side::Other(size),
     })
+}
+
+fn is_gone(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(|Refused { status, .. }| *status == StatusCode::GONE)
 }
 
 /// The lines that differ, with those around them, as `diff -u` has them.

@@ -118,6 +118,21 @@ fn a_difference_of_texts_is_shown_by_lines() {
         "{said}"
     );
     assert!(!said.contains('\u{1b}'), "colours in a pipe: {said}");
+    // What is kept no more is told as that, and what comes after it is shown.
+    let before = hub.get("/v1/feeds/default")["commit"].as_str().unwrap().to_owned();
+    fs::write(hub.dir.join("x.conf"), text("port = 3")).unwrap();
+    fs::write(hub.dir.join("y.conf"), "new\n").unwrap();
+    done(&hub, &["sync"]);
+    done(&hub, &["revoke", &before]);
+    let said = eventually("the order is known", || {
+        let said = done(&hub, &["diff", "--patch", &format!("{before}..")]);
+        if said.contains("-port = 2") { Err(said) } else { Ok(said) }
+    });
+    let gone = format!(
+        "  a text of {} bytes, before: content that is kept no more",
+        text("port = 3").len()
+    );
+    assert!(said.starts_with(&format!("M x.conf\n{gone}\nA y.conf\n@@")), "{said}");
     // What is no text is told by its size; a link is not followed.
     fs::write(hub.dir.join("x.bin"), b"a\0b").unwrap();
     std::os::unix::fs::symlink("x.conf", hub.dir.join("link")).unwrap();
