@@ -12,6 +12,7 @@ mod convert;
 mod draft;
 mod duration;
 mod fault;
+mod feed;
 mod file;
 pub mod import;
 mod nodes_list;

@@ -144,27 +144,3 @@ fn the_list_gives_the_primary_and_each_region() {
         assert!(said.contains(part) && said.contains("--upstream URL"), "{said}");
     }
 }
-
-#[test]
-fn a_url_is_told_without_who_logs_in() {
-    for (url, told) in [
-        ("https://me:secret@svn.example/x@y", "https://svn.example/x@y"),
-        ("svn.example", "svn.example"),
-        ("git@host:x", "host:x"),
-    ] {
-        assert_eq!(without_user(url), told);
-    }
-}
-
-#[test]
-fn what_is_to_be_pasted_is_one_word() {
-    for (path, word) in [
-        ("~/as/worker-1_a.b", "~/as/worker-1_a.b"),
-        ("/srv/$(id)", "'/srv/$(id)'"),
-        ("/srv/it's;x", r"'/srv/it'\''s;x'"),
-        ("~deploy/a&b", "~deploy/'a&b'"),
-        ("~$x/a", "'~$x/a'"),
-    ] {
-        assert_eq!(quoted(path), word);
-    }
-}
