@@ -54,6 +54,7 @@ need mount "mounts file systems, in scenarios" command -v mount
 need bindfs "is a file system without events, in a scenario" command -v bindfs
 need dosfstools "makes a file system with coarse times, in a scenario" test -x /usr/sbin/mkfs.vfat
 need e2fsprogs "makes a file system whose times are seconds, in a scenario" test -x /usr/sbin/mkfs.ext4
+need btrfs-progs "makes a file system that a power cut is hard on, in a scenario" test -x /usr/sbin/mkfs.btrfs
 need unzip "reads archives, in a sample hook" command -v unzip
 need python3 "reads archives where unzip is missing, in a sample hook" command -v python3
 need chromium "shows the console, in scenarios" command -v chromium

@@ -38,6 +38,7 @@ mod origin_guard;
 mod origin_settling;
 mod origin_shapes;
 mod origin_watching;
+mod power_cut;
 mod proxy;
 mod real_input;
 mod replication;

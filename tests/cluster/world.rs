@@ -50,7 +50,12 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
-        Self { dir: tempfile::Builder::new().prefix("cluster-").tempdir().unwrap() }
+        Self::within(&std::env::temp_dir())
+    }
+
+    /// One whose directory lies in this folder, on a disk of its own perhaps.
+    pub fn within(folder: &Path) -> Self {
+        Self { dir: tempfile::Builder::new().prefix("cluster-").tempdir_in(folder).unwrap() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
