@@ -13,6 +13,7 @@
 )]
 
 mod bad_input;
+mod bad_network;
 mod bus;
 mod checkout;
 mod checkout_faults;

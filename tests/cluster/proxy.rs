@@ -1,9 +1,9 @@
-//! A bad link: a TCP proxy in front of a node, which delays, limits, stalls, cuts, refuses, damages
-//! and counts what passes.
+//! A bad link: a TCP proxy in front of a node, which delays, limits, stalls, cuts, refuses, doubles,
+//! damages and counts what passes.
 //!
 //! `down` is what the node behind it sends, `up` what it is sent. Everything can be changed while
-//! connections are open, and holds for all of them together. It looks into nothing: a bit is flipped
-//! wherever the offset falls.
+//! connections are open, and holds for all of them together. It knows nothing of what it carries: a
+//! bit is flipped wherever the offset falls, or behind the bytes that are named.
 
 use std::{
     io::{Read, Write},
@@ -45,6 +45,8 @@ struct State {
     open: Vec<[TcpStream; 2]>,
     refuse: bool,
     stall: bool,
+    /// Everything goes up on a second connection as well, whose answers nobody hears.
+    double: bool,
     delay: Duration,
     down: Way,
     up: Way,
@@ -63,6 +65,8 @@ struct Way {
     free_at: Option<Instant>,
     /// Counted from when it was set.
     flip_at: Option<u64>,
+    /// Where these bytes come next, these bits flip in the one behind them.
+    flip_behind: Option<(Vec<u8>, u8)>,
 }
 
 #[derive(Clone, Copy)]
@@ -132,9 +136,20 @@ impl Proxy {
         self.link.state().down.flip_at = Some(after);
     }
 
+    /// Flips bits of the byte behind the next `bytes` that come down.
+    pub fn flip_behind(&self, bytes: &str, bits: u8) {
+        self.link.state().down.flip_behind = Some((bytes.as_bytes().to_vec(), bits));
+    }
+
     /// Whether a bit that was to be flipped still waits for its byte.
     pub fn is_to_flip(&self) -> bool {
-        self.link.state().down.flip_at.is_some()
+        let state = self.link.state();
+        state.down.flip_at.is_some() || state.down.flip_behind.is_some()
+    }
+
+    /// Whether all that a new connection sends arrives twice, on two connections.
+    pub fn double(&self, double: bool) {
+        self.link.state().double = double;
     }
 
     /// Bytes that came down so far.
@@ -190,9 +205,22 @@ impl Link {
                 None => *at -= size,
             }
         }
+        way.flip_here(&mut block[..size as usize]);
         let Some(left) = cut_after else { return Passed::Bytes(size) };
         state.cut_after = Some(left - size);
         if left == size { Passed::Last(size) } else { Passed::Bytes(size) }
+    }
+}
+
+impl Way {
+    /// Flips bits behind the bytes that are waited for, where they are here.
+    fn flip_here(&mut self, block: &mut [u8]) {
+        let Some((bytes, bits)) = &self.flip_behind else { return };
+        let found = block.windows(bytes.len()).position(|here| here == bytes);
+        if let Some(byte) = found.and_then(|at| block.get_mut(at + bytes.len())) {
+            *byte ^= bits;
+            self.flip_behind = None;
+        }
     }
 }
 
@@ -233,23 +261,42 @@ fn join(link: &Arc<Link>, client: &TcpStream, server: &TcpStream) {
         stream.set_nodelay(true).unwrap();
     }
     let copy = |stream: &TcpStream| stream.try_clone().unwrap();
-    link.state().open.push([copy(client), copy(server)]);
+    let mut second = second(link);
+    let mut state = link.state();
+    state.open.push([copy(client), copy(server)]);
+    state.open.extend(second.as_ref().map(|second| [copy(second), copy(second)]));
+    drop(state);
     for (direction, from, to) in
         [(Direction::Down, copy(server), copy(client)), (Direction::Up, copy(client), copy(server))]
     {
         let (send, receive) = sync_channel(BLOCKS);
-        thread::spawn(move || take(from, &send));
+        let also = second.take_if(|_| matches!(direction, Direction::Up));
+        thread::spawn(move || take(from, &send, also));
         let link = Arc::clone(link);
         thread::spawn(move || hand_on(&link, direction, &receive, to));
     }
 }
 
-fn take(mut from: TcpStream, to: &SyncSender<(Instant, Vec<u8>)>) {
+/// A second connection to the same, where connections are to come twice: its answers are read and
+/// dropped.
+fn second(link: &Link) -> Option<TcpStream> {
+    let is_wanted = link.state().double;
+    let second = is_wanted.then(|| TcpStream::connect(link.target).ok())??;
+    let mut answers = second.try_clone().ok()?;
+    thread::spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+    Some(second)
+}
+
+fn take(mut from: TcpStream, to: &SyncSender<(Instant, Vec<u8>)>, mut also: Option<TcpStream>) {
     let mut block = vec![0; BLOCK];
     while let Ok(size) = from.read(&mut block) {
         if size == 0 || to.send((Instant::now(), block[..size].to_vec())).is_err() {
-            return;
+            break;
         }
+        also = also.filter(|mut also| also.write_all(&block[..size]).is_ok());
+    }
+    if let Some(also) = also {
+        also.shutdown(Shutdown::Write).ok();
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Bytes that do not compress (splitmix64).
-fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed;
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
@@ -28,7 +28,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-fn is_full_run() -> bool {
+pub fn is_full_run() -> bool {
     std::env::var_os("DEPSYNC_FULL").is_some()
 }
 
