@@ -320,11 +320,19 @@ struct Commit {
 /// What a commit changes, for people.
 #[derive(Default)]
 pub(super) struct Summary {
-    files: u64,
-    names: Vec<RelPath>,
+    pub(super) files: u64,
+    pub(super) names: Vec<RelPath>,
 }
 
 impl Summary {
+    pub(super) fn of(changes: &[Change]) -> Self {
+        let mut summary = Summary::default();
+        for change in changes {
+            summary.add(change);
+        }
+        summary
+    }
+
     fn add(&mut self, change: &Change) {
         let mut sides = change.before.iter().chain(&change.after);
         if sides.all(|entry| entry.kind.is_dir()) {

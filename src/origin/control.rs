@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{
     identity, restore,
@@ -36,14 +36,19 @@ impl Hold {
             return Some("held by the file .depsync-hold in the directory".to_owned());
         }
         if let Some(Act { since, by }) = &self.frozen {
-            let since = since.to_rfc3339();
+            let since = moment(since);
             return Some(format!(
                 "frozen since {by} rolled back, {since}: what changes waits for `depsync release`"
             ));
         }
         let Act { since, by } = self.decided.as_ref()?;
-        Some(format!("held by {by} since {}", since.to_rfc3339()))
+        Some(format!("held by {by} since {}", moment(since)))
     }
+}
+
+/// To the second, as times are shown elsewhere.
+fn moment(at: &DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 impl Session<'_, '_> {

@@ -114,7 +114,7 @@ fn progress(took: Duration, files: u64, bytes: u64, total: Option<u64>) -> Impor
 impl Count {
     /// Folders that are left out are not gone into; single files that are make no difference.
     fn run(&self, root: &Root, profile: Option<Profile>) {
-        let text = super::session::ignore_text(root).unwrap_or_default();
+        let text = super::ignore::ignore_text(root).unwrap_or_default();
         let Ok(names) = Names::new(profile, &text) else { return };
         let mut folders = vec![RelPath::root()];
         while let Some(folder) = folders.pop() {

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::{
     Result,
+    ignore::ignore_file,
     read::{FileSeen, LARGE, Seen},
-    session::{Session, ignore_file},
+    session::Session,
     settle::{Lane, Look, Verdict},
     stage::Effect,
 };

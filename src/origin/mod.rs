@@ -15,6 +15,7 @@ mod control;
 mod gate;
 pub mod guard;
 mod identity;
+mod ignore;
 mod import;
 mod look;
 mod orders;
@@ -30,12 +31,14 @@ mod stage;
 mod taken;
 #[cfg(test)]
 mod tests;
+mod waking;
+mod watching;
 
 use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
@@ -45,7 +48,7 @@ use std::{
 pub use guard::Rules;
 
 use crate::{
-    bus::{Desk, Mailbox, Request},
+    bus::{Desk, Request},
     disk::{self, CurrentRoot, Event, Keep, Root},
     hooks::Hooks,
     ledger::{self, Decisions, Ledger},
@@ -142,7 +145,7 @@ pub struct Setup {
 /// be used leaves nothing out: the stage itself says what is wrong with it.
 #[must_use]
 pub fn left_out(root: &Root, profile: Option<Profile>, path: &RelPath) -> Option<&'static str> {
-    let text = session::ignore_text(root).unwrap_or_default();
+    let text = ignore::ignore_text(root).unwrap_or_default();
     let names = Names::new(profile, &text).or_else(|_| Names::new(profile, b"")).ok()?;
     Some(names.left_out(path, false)?.reason())
 }
@@ -201,12 +204,8 @@ pub fn start(setup: Setup) -> Result<Origin> {
     let stop = Stop { asked: Arc::default(), sender: sender.clone() };
     let requests = sender.clone();
     let mailbox = move |request| requests.try_send(Input::Request(request)).is_ok();
-    set_mailbox(&setup.desk, Some(Box::new(mailbox)));
+    setup.desk.take_requests(Some(Box::new(mailbox)));
     Ok(Origin { setup, sender, inputs, stop, missed: Arc::default() })
-}
-
-fn set_mailbox(desk: &Desk, mailbox: Option<Mailbox>) {
-    *desk.mailbox.lock().unwrap_or_else(PoisonError::into_inner) = mailbox;
 }
 
 impl Origin {
@@ -233,7 +232,7 @@ impl Origin {
                 Err(error) => break Err(error),
             }
         };
-        set_mailbox(&self.setup.desk, None);
+        self.setup.desk.take_requests(None);
         result
     }
 

@@ -190,7 +190,7 @@ impl Session<'_, '_> {
         let bad_ignore = self
             .bad_ignore
             .iter()
-            .map(|reason| held(&super::session::ignore_file(), Cause::Rules, reason, began));
+            .map(|reason| held(&super::ignore::ignore_file(), Cause::Rules, reason, began));
         let unreadable = self.scan.unreadable.iter().map(|(path, reason)| {
             let reason = format!("it keeps its last state: {reason}");
             held(path, Cause::Unreadable, &reason, began)

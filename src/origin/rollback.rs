@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Result,
+    commit::Summary,
     read::{fingerprint, grain},
     restore,
     session::Session,
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     bus::Answer,
     disk::{FileKind, Placed, Stat},
-    ledger::{DirCache, Kind as RunKind, MAX_NAMES, NewRun, decisions},
+    ledger::{DirCache, Kind as RunKind, NewRun, decisions},
     model::{Change, Class, Entry, Kind, Oid, RelPath},
     store, sys,
 };
@@ -243,9 +244,10 @@ impl Session<'_, '_> {
         let mut run = NewRun::new(feed.clone(), RunKind::Rollback, sys::now() - took);
         run.took = took;
         run.commit = Some(mark.target);
-        run.files = written + deleted;
         run.bytes = placed.bytes;
-        run.names = placed.set_aside.iter().take(MAX_NAMES).cloned().collect();
+        // By the history: one that a kill cut off has put the rest in place before.
+        let changes = self.setup.store.diff(Some(mark.head), mark.target).unwrap_or_default();
+        Summary { files: run.files, names: run.names } = Summary::of(&changes);
         if let Err(error) = self.setup.ledger.add_run(&run) {
             tracing::warn!(%feed, %error, "a run is not recorded");
         }

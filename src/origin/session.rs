@@ -111,8 +111,8 @@ pub(super) struct Session<'a, 'scope> {
     pub(super) next_poll: Instant,
     polls: u32,
     pub(super) next_root_check: Instant,
-    next_room_check: Instant,
-    flush_at: Option<Instant>,
+    pub(super) next_room_check: Instant,
+    pub(super) flush_at: Option<Instant>,
 }
 
 /// A commit that failed.
@@ -225,53 +225,6 @@ impl<'a, 'scope> Session<'a, 'scope> {
         self.check_hold_file();
         self.scan.all();
         Ok(())
-    }
-
-    fn watch(&mut self) {
-        let every = self.setup.options.poll;
-        if self.file_system.network {
-            let name = self.file_system.name;
-            let text = format!("{name} has no events: everything is scanned every {every:?}");
-            self.unwatched = Some(text);
-            return;
-        }
-        if !self.setup.options.events {
-            self.unwatched = Some(format!("as configured, everything is scanned every {every:?}"));
-            return;
-        }
-        match Watcher::new(&self.root, self.origin.sink()) {
-            Ok(watcher) => self.watcher = Some(watcher),
-            Err(error) => self.cannot_watch(error),
-        }
-    }
-
-    /// Folders without events are scanned, and people are told why.
-    pub(super) fn cannot_watch(&mut self, error: WatchError) {
-        if self.unwatched.is_none() {
-            tracing::warn!(feed = %self.setup.feed, %error, "scanning instead of watching");
-            self.unwatched = Some(error.to_string());
-        }
-        self.watch_failed = Some(error);
-    }
-
-    /// Whether events were wanted and are not to be had: something that somebody can mend.
-    pub(super) fn is_watched_in_part(&self) -> bool {
-        self.unwatched.is_some() && self.setup.options.events && !self.file_system.network
-    }
-
-    /// A scan of everything is over: by now it is known how many folders there are.
-    pub(super) fn count_unwatched(&mut self) {
-        let failed = self.watch_failed.take();
-        let every = self.setup.options.poll;
-        let folders = self.scan.folders_seen();
-        self.unwatched = match failed {
-            Some(WatchError::Limit { sysctl, watched }) => Some(format!(
-                "{watched} of {folders} folders are watched, the rest is scanned every {every:?}: raise the sysctl {sysctl}; this feed alone needs {folders}"
-            )),
-            Some(error) => Some(format!("{error}; it is scanned every {every:?}")),
-            None if self.watcher.is_some() => None,
-            None => return,
-        };
     }
 
     /// Runs until there is a reason to end.
@@ -416,12 +369,6 @@ impl<'a, 'scope> Session<'a, 'scope> {
         Ok(false)
     }
 
-    /// There is a `.depsyncignore` that cannot be used, and none before it: publishing what the
-    /// operator wanted left out could not be undone.
-    pub(super) fn lacks_rules(&self) -> bool {
-        self.bad_ignore.is_some() && self.stage.head().is_none()
-    }
-
     /// Whether the disk has no more free than must stay so: until there is room nothing is read, and
     /// what was read waits.
     fn lacks_room(&mut self, now: Instant) -> bool {
@@ -464,46 +411,6 @@ impl<'a, 'scope> Session<'a, 'scope> {
         !self.scan.is_idle() || self.settle.has_scan_work()
     }
 
-    /// When there is something to do next, if no input comes.
-    fn deadline(&self, now: Instant) -> Instant {
-        if self.halt.is_some() {
-            // Nothing else is done, so nothing else that is due may wake us.
-            return self.next_root_check;
-        }
-        let mut next = self.next_poll;
-        // What is due by now and was not done waits for a thread, which wakes us.
-        let mut consider = |at: Option<Instant>| {
-            next = at.filter(|at| *at > now).map_or(next, |at| at.min(next));
-        };
-        consider(Some(self.next_root_check));
-        if self.lacks_rules() {
-            return next;
-        }
-        if let Some(rollback) = &self.rollback {
-            return next.min(rollback.due());
-        }
-        if self.report.full.is_some() {
-            return next.min(self.next_room_check);
-        }
-        if self.gate.is_asking() {
-            // Its answer wakes us, and nothing else is done before.
-            return next;
-        }
-        consider(self.gate.deadline());
-        consider(self.settle.deadline(now));
-        consider(self.commit_deadline(now));
-        consider(self.flush_at);
-        next
-    }
-
-    /// Rules that can be used again may come without an event.
-    fn poll_rules(&mut self, now: Instant) {
-        if self.halt.is_none() && now >= self.next_poll {
-            self.next_poll = now + self.setup.options.poll;
-            self.names_changed();
-        }
-    }
-
     fn poll(&mut self, now: Instant) {
         if now < self.next_poll {
             return;
@@ -529,56 +436,4 @@ impl<'a, 'scope> Session<'a, 'scope> {
             tracing::warn!(feed = %self.setup.feed, %error, "files will be read again");
         }
     }
-
-    /// The head's rules where the file's cannot be used.
-    fn load_names(&mut self) -> Result<()> {
-        self.names_changed();
-        if self.bad_ignore.is_none() {
-            return Ok(());
-        }
-        let before = self.stage.in_head(&ignore_file())?;
-        let text = match before.and_then(|entry| entry.kind.blob()) {
-            Some(blob) => self.setup.store.read_blob(blob)?,
-            None => Vec::new(),
-        };
-        if let Ok(names) = Names::new(self.setup.options.profile, &text) {
-            self.names = names;
-        }
-        Ok(())
-    }
-
-    /// Reads `.depsyncignore`; the rules stay as they are when it cannot be used.
-    fn names_changed(&mut self) {
-        let text = ignore_text(&self.root);
-        let parse = |text: Vec<u8>| {
-            Names::new(self.setup.options.profile, &text).map_err(|error| error.to_string())
-        };
-        match text.and_then(parse) {
-            Ok(names) => {
-                self.bad_ignore = None;
-                self.names = names;
-                self.begin_batch_again();
-            }
-            Err(reason) => {
-                tracing::error!(feed = %self.setup.feed, reason, "the rules before it go on");
-                self.bad_ignore = Some(reason);
-            }
-        }
-    }
-}
-
-pub(super) fn ignore_file() -> RelPath {
-    RelPath::parse(IGNORE_FILE).expect("it is a plain name")
-}
-
-/// The text of `.depsyncignore`; empty where there is none.
-pub(super) fn ignore_text(root: &Root) -> std::result::Result<Vec<u8>, String> {
-    let mut file = match root.open_file(&ignore_file()) {
-        Ok(file) => file,
-        Err(error) if error.is_gone() => return Ok(Vec::new()),
-        Err(error) => return Err(error.to_string()),
-    };
-    let mut text = Vec::new();
-    let read = std::io::Read::read_to_end(&mut file, &mut text);
-    read.map(|_| text).map_err(|error| error.to_string())
 }

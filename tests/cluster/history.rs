@@ -77,6 +77,9 @@ fn ten_versions_back_and_forward_again_with_every_hook_once() {
         assert!(output.status.success(), "{output:?}");
         assert_eq!(fs::read_to_string(hub.dir.join("version")).unwrap(), version.to_string());
         assert_eq!(tree(&hub, "main"), tree(&hub, target), "the tree is the target's");
+        let runs = hub.get("/v1/runs?limit=100")["runs"].clone();
+        let run = runs.as_array().unwrap().iter().find(|run| run["kind"] == "rollback").unwrap();
+        assert!(run["names"].to_string().contains("\"version\""), "{run}");
         fs::remove_file(hub.dir.join("never-committed.part")).unwrap();
         for mirror in [&eu, &us] {
             at_head(&hub, mirror);
