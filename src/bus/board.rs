@@ -154,7 +154,7 @@ pub struct Desk {
     /// What it was asked to do.
     pub chores: watch::Sender<Chores>,
     /// Where that stage takes requests from the edge; see [`Desk::ask`].
-    pub mailbox: Mutex<Option<Mailbox>>,
+    mailbox: Mutex<Option<Mailbox>>,
     /// When the stage that owns the feed last went round its loop, and what has held it up since.
     turned: Mutex<(Instant, Option<&'static str>)>,
     /// The last one who asked and was in a higher epoch than we are.
@@ -207,14 +207,17 @@ impl Desk {
     /// Posts a head whose content is durable: every follower hears of it.
     pub fn post(&self, published: Published) {
         let head = published.head;
-        self.head.send_if_modified(|posted| {
-            let is_new = posted.as_ref().is_none_or(|old| old.head != head);
-            if is_new {
-                *posted = Some(published);
-            }
-            is_new
+        // In one step: whoever acknowledges it at once, or says hello meanwhile, finds it announced.
+        self.change(|roster| {
+            roster.posted(Instant::now(), head);
+            self.head.send_if_modified(|posted| {
+                let is_new = posted.as_ref().is_none_or(|old| old.head != head);
+                if is_new {
+                    *posted = Some(published);
+                }
+                is_new
+            });
         });
-        self.change(|roster| roster.posted(Instant::now(), head));
     }
 
     /// The head as posted.
@@ -400,8 +403,8 @@ impl Desk {
     /// # Errors
     /// When the node is here already with another token, or nobody more can be taken.
     pub fn register(&self, caller: Caller) -> Result<(u64, Standing), Fault> {
-        let head = self.head();
-        let registered = self.change(|roster| roster.register(Instant::now(), caller, head));
+        // A head that moves between being looked at and taken would be wanted for ever.
+        let registered = self.change(|roster| roster.register(Instant::now(), caller, self.head()));
         self.hellos.send_replace(());
         registered
     }
@@ -462,3 +465,6 @@ impl Desk {
         self.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,24 +50,22 @@ impl Verdict {
         self.lacking.iter().map(name).collect::<Vec<_>>().join(", ")
     }
 
-    /// Puts a member where it belongs.
-    pub(super) fn add(&mut self, member: Member, have: Option<&Head>, head: &Head, excuse: Excuse) {
+    /// Puts a member where it belongs; `excuse` is why nobody waits for it.
+    pub(super) fn add(
+        &mut self,
+        member: Member,
+        have: Option<&Head>,
+        head: &Head,
+        excuse: Option<String>,
+    ) {
         if has(have, head) {
             self.verified.push(Member { why: String::new(), ..member });
-        } else if let Excuse::Because(why) = excuse {
+        } else if let Some(why) = excuse {
             self.excused.push(Member { why, ..member });
         } else {
             self.lacking.push(member);
         }
     }
-}
-
-/// Why nobody waits for a node.
-pub(super) enum Excuse {
-    /// It is waited for.
-    None,
-    /// It is not.
-    Because(String),
 }
 
 /// Whether who has `have` has `head`, or has had it before.

@@ -1,11 +1,13 @@
 //! The frames of `depsync.v1`, spoken over a WebSocket between a follower and its upstream.
 //!
-//! JSON text with a `type`, except an announced head, which is binary (`announce`). A frame is at most 256 KiB. Fields and types that
-//! are not known are ignored, so either side may be newer; what cannot be read is an error and
-//! never a panic.
+//! JSON text with a `type`, except an announced head, which is binary (`announce`). A frame is at
+//! most 256 KiB. Fields and types that are not known are ignored, so either side may be newer; what
+//! cannot be read is an error and never a panic.
 
 mod announce;
 mod fault;
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -24,6 +26,10 @@ pub fn version_of(subprotocol: &str) -> Option<u32> {
     subprotocol.trim().strip_prefix("depsync.v")?.parse().ok()
 }
 
+/// How often either end says that it lives.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Who was not heard for this long is taken for dead: four heartbeats.
+pub const SILENCE: Duration = Duration::from_secs(4 * HEARTBEAT.as_secs());
 /// The oldest version that it still understands.
 pub const OLDEST_PROTOCOL: u32 = 1;
 /// The longest frame in bytes: four times the largest pack that travels inside one.

@@ -1,12 +1,12 @@
 //! How an announcement travels, and the board on which this node posts what it knows.
 //!
 //! `frame` is the wire (protocol `depsync.v1`); `board` is this process's own picture: heads
-//! posted, each feed's `state`, and the mailbox by which the edge hands a `request` to a stage; `roster` is who follows
-//! and which of them serves which region, `report` what a relay says of those below it, `fleet`
-//! who has verified a head, `reach` whether a region's address leads to it, `trust` what a mirror
-//! needs to know who may read there; `nats` carries the same frames by way of a server, for fleets
-//! whose connections one node should not hold. A message is only a hint: a follower that hears none
-//! still converges by heartbeats and polls.
+//! posted, each feed's `state`, and the mailbox by which the edge hands a `request` to a stage;
+//! `roster` is who follows and which of them serves which region, `report` what a relay says of
+//! those below it, `fleet` who has verified a head, `reach` whether a region's address leads to it,
+//! `trust` what a mirror needs to know who may read there; `nats` carries the same frames by way of
+//! a server, for fleets whose connections one node should not hold. A message is only a hint: a
+//! follower that hears none still converges by heartbeats and polls.
 
 pub mod board;
 pub mod care;

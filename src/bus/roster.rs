@@ -15,21 +15,16 @@ pub use census::Lacking;
 pub use follower::{Caller, Distant, Follower, Reach};
 pub use sites::{Bar, Part, Site};
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use crate::{
     bus::{
-        frame::{Ack, Fault, FromFollower, Hello, Outcome, Progress, Pulse, Standing},
+        frame::{Ack, Fault, FromFollower, Hello, Outcome, Progress, Pulse, SILENCE, Standing},
         report::Report,
     },
     model::{Binding, Bindings, Head, NodeId, RegionName},
 };
 
-/// A node that was not heard for this long is taken for dead: four heartbeats.
-pub const SILENCE: Duration = Duration::from_secs(20);
 /// Followers and regions of one feed that are remembered; each costs a kilobyte or so.
 const MAX_FOLLOWERS: usize = 4_096;
 
@@ -83,7 +78,7 @@ impl Roster {
             self.make_room()?;
         }
         self.connections += 1;
-        self.parts.note(&caller.hello.paths);
+        self.note_part(&caller.hello.paths);
         let standing = self.claim(now, &caller.hello, caller.token.as_ref());
         let greeting = (self.connections, standing);
         let known = self.followers.remove(&node);
@@ -141,6 +136,8 @@ impl Roster {
 
     /// Notes what a node says that it has.
     pub fn pulsed(&mut self, now: Instant, node: &NodeId, pulse: &Pulse) {
+        // It may be heard before the acknowledgement, or in its place.
+        self.note_verified(now, node, pulse.have);
         if let Some(follower) = self.followers.get_mut(node) {
             follower.take_pulse(now, pulse);
         }
@@ -148,11 +145,20 @@ impl Roster {
 
     /// Notes a report.
     pub fn acked(&mut self, now: Instant, node: &NodeId, ack: Ack) {
-        let Some(follower) = self.followers.get_mut(node) else { return };
-        if ack.outcome == Outcome::Verified && follower.have != Some(ack.head) {
-            self.arrivals.arrive(now, &follower.who(), ack.head, follower.behind_since);
+        if ack.outcome == Outcome::Verified {
+            self.note_verified(now, node, Some(ack.head));
         }
-        follower.take_ack(now, ack);
+        if let Some(follower) = self.followers.get_mut(node) {
+            follower.take_ack(now, ack);
+        }
+    }
+
+    /// A follower is about to have what it lacked: how long that took.
+    fn note_verified(&mut self, now: Instant, node: &NodeId, have: Option<Head>) {
+        let (Some(follower), Some(have)) = (self.followers.get(node), have) else { return };
+        if follower.have != Some(have) {
+            self.arrivals.arrive(now, &follower.who(), have, follower.behind_since);
+        }
     }
 
     /// Notes how far a fetch is.
@@ -252,7 +258,9 @@ impl Roster {
         self.bindings.retain(|_, bound| bound.node != *node);
         let unbound = self.bindings.len() < bound;
         self.rebound |= unbound;
-        known || unbound || self.forget_below(node)
+        // Whoever has gone over to a relay, and away from there, is known in both places.
+        let below = self.forget_below(node);
+        known || unbound || below
     }
 
     /// Who is away further down may be gone there without a word.

@@ -16,7 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, stages::Stages};
 use crate::{
-    bus::{Desk, Request, State, frame::Ack, frame::Outcome as Reported},
+    bus::{
+        Desk, Request, State,
+        frame::{Ack, Outcome as Reported, SILENCE},
+    },
     hooks::{
         Backoff, Changes, End, Hook, Hooks, Lane, Mark, Occasion, Outcome, Report, Run, Schedule,
         Verdict,
@@ -28,8 +31,6 @@ use crate::{
 
 /// How often it is looked for nodes that have fallen silent, which is no event.
 const LOOK: Duration = Duration::from_secs(5);
-/// An upstream or a follower that was not heard for this long is stale.
-const SILENCE: Duration = Duration::from_secs(20);
 
 /// What the hooks of one feed are run with.
 pub(super) struct After {

@@ -30,15 +30,14 @@ use crate::{
     bus::{
         frame::{
             self, Announce, Fault, FromFollower, FromUpstream, Heartbeat, Hello, Progress, Pulse,
-            Welcome,
+            SILENCE, Welcome,
         },
         nats::{
             Nats,
             attend::{Attendance, Attendant, Told},
         },
-        roster::SILENCE,
     },
-    replica::{Error, upstream::Upstream, vet},
+    replica::{Error, distrust, upstream::Upstream, vet},
     store::Store,
 };
 
@@ -247,12 +246,18 @@ async fn open(upstream: &Upstream) -> Result<Socket, Error> {
         .max_frame_size(Some(frame::MAX_FRAME))
         .read_buffer_size(frame::MAX_INLINE_PACK)
         .write_buffer_size(0);
-    let stream = dial(upstream)
-        .await
-        .map_err(|source| Error::Link(format!("cannot connect to {}: {source}", upstream.base)))?;
-    let (socket, _) = client_async_with_config(request, stream, Some(limits))
-        .await
-        .map_err(|source| fault_of(&source))?;
+    let base = upstream.base.as_str();
+    let distrust = |source: &(dyn std::error::Error + 'static)| distrust::of(source, base);
+    let stream = dial(upstream).await.map_err(|source| {
+        let why = distrust(&source);
+        Error::Link(why.unwrap_or_else(|| format!("cannot connect to {base}: {source}")))
+    })?;
+    let opened = client_async_with_config(request, stream, Some(limits)).await;
+    // Whether our own certificate is believed is only heard now.
+    let (socket, _) = opened.map_err(|source| match distrust(&source) {
+        Some(why) => Error::Link(why),
+        None => fault_of(&source),
+    })?;
     Ok(socket)
 }
 

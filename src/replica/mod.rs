@@ -11,6 +11,7 @@ mod backoff;
 mod checkout;
 mod connection;
 mod demoted;
+mod distrust;
 mod drift;
 mod error;
 pub mod event;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::{
     bus::frame::{self, Fault},
     model::{FeedName, Head, Oid},
-    replica::Error,
+    replica::{Error, distrust},
 };
 
 /// A transfer that brings nothing for this long is broken off and tried again.
@@ -172,7 +172,11 @@ impl Upstream {
     }
 
     fn lost(&self, source: reqwest::Error) -> Error {
-        Error::Lost { url: self.base.to_string(), source: Box::new(source.without_url()) }
+        let url = self.base.to_string();
+        match distrust::of(&source, &url) {
+            Some(why) => Error::Link(why),
+            None => Error::Lost { url, source: Box::new(source.without_url()) },
+        }
     }
 }
 

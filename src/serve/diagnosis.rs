@@ -15,13 +15,11 @@ use serde::Serialize;
 
 use super::{Access, Edge, edge::Feed, feeds::moment};
 use crate::{
-    bus::{Held, State, roster::Reach},
+    bus::{Held, State, frame::SILENCE, roster::Reach},
     model::FeedName,
     sys,
 };
 
-/// An upstream that was not heard for this long is away.
-const SILENCE: Duration = Duration::from_secs(20);
 /// A region that has lacked the newest version for this long, with nobody's consent, is stale; one
 /// that was not heard for 20 s is, whatever it has.
 pub(super) const MAX_LAG: Duration = Duration::from_secs(60);

@@ -1,8 +1,8 @@
 //! `GET /v1/feeds/{feed}/follow`: the upstream's end of a follower's WebSocket.
 //!
 //! Each follower has one slot, the newest head: a slow one skips, nothing piles up, and it delays
-//! nobody else. A commit's pack travels inside when it is small and its parent is what the follower heard of last.
-//! A connection that is silent, or takes nothing, for 20 s is closed.
+//! nobody else. A commit's pack travels inside when it is small and its parent is what the follower
+//! heard of last. A connection that is silent, or takes nothing, for 20 s is closed.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -24,18 +24,15 @@ use crate::{
     bus::{
         self, Board, Desk, Trust, TurnedAway,
         frame::{
-            self, Announce, Fault, FromFollower, FromUpstream, Heartbeat, Hello, MAX_FRAME,
-            OLDEST_PROTOCOL, PROTOCOL, SUBPROTOCOL, Standing, Welcome,
+            self, Announce, Fault, FromFollower, FromUpstream, HEARTBEAT, Heartbeat, Hello,
+            MAX_FRAME, OLDEST_PROTOCOL, PROTOCOL, SILENCE, SUBPROTOCOL, Standing, Welcome,
         },
-        roster::SILENCE,
     },
-    model::{Label, NodeId, Oid, RegionName},
+    model::{Head, Label, NodeId, Oid, RegionName},
     store::Published,
     sys,
 };
 
-/// How often a follower hears that we live.
-const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long a follower may take to say hello.
 const HELLO: Duration = Duration::from_secs(10);
 
@@ -158,7 +155,9 @@ async fn serve(desk: &Desk, visitor: Visitor, host: &Host, socket: &mut WebSocke
     };
     info!(%feed, %node, %label, ?standing, "a node follows");
     let mut trusted = Told::default();
-    let mut welcome = welcome(desk, host, &hello, standing, heads.borrow_and_update().as_ref());
+    // The head is let go before the rest of the desk is looked at: no lock inside another.
+    let head = heads.borrow_and_update().as_ref().map(|published| published.head);
+    let mut welcome = welcome(desk, host, &hello, standing, head);
     welcome.trust = (host.trust)(desk, &node, &mut trusted);
     welcome.session = host.board.session(connection).filter(|_| hello.nats);
     if welcome.session.is_some() {
@@ -222,13 +221,13 @@ fn welcome(
     host: &Host,
     hello: &Hello,
     standing: Standing,
-    head: Option<&Published>,
+    head: Option<Head>,
 ) -> Welcome {
     Welcome {
         protocol: PROTOCOL,
         node: host.node.clone(),
         label: host.label.clone(),
-        head: head.map(|published| published.head),
+        head,
         profile: desk.profile.borrow().clone(),
         standing,
         paused: desk.is_paused(&hello.node, hello.region.as_ref()),
@@ -284,7 +283,7 @@ impl Talk<'_> {
         let mut beat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
-        let mut paused = self.desk.paused.subscribe();
+        let (mut paused, mut orders) = (self.desk.paused.subscribe(), self.desk.orders.subscribe());
         loop {
             let went_on = tokio::select! {
                 changed = heads.changed() => match changed {
@@ -297,6 +296,7 @@ impl Talk<'_> {
                 }
                 _ = beat.tick() => self.beat(socket).await,
                 Ok(()) = paused.changed() => self.beat(socket).await,
+                Ok(()) = orders.changed() => self.beat(socket).await,
                 () = sleep_until(heard + SILENCE) => Err(Gone),
             };
             if went_on.is_err() {

@@ -1,15 +1,21 @@
 //! What every bus must do, told once and run over each of them: the embedded one, and NATS. And what
 //! only NATS can do: be away at the start, restart, lose everything.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
 use crate::{
     nats::NatsServer,
     oracle::wait_equal,
-    world::{Node, World, curl, done, eventually, eventually_within, state},
+    world::{Node, World, curl, done, eventually, eventually_within, feed, state},
 };
+
+/// How often an upstream says that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 enum Bus {
     Embedded,
@@ -53,7 +59,7 @@ fn listed(hub: &Node, label: &str) -> Value {
 
 /// Waits until a node says this of another one.
 fn seen(hub: &Node, label: &str, field: &str, wanted: &str) {
-    eventually_within(std::time::Duration::from_secs(90), &format!("{label} is {wanted}"), || {
+    eventually_within(Duration::from_secs(90), &format!("{label} is {wanted}"), || {
         let entry = listed(hub, label);
         match entry["feeds"][0][field].as_str() {
             Some(found) if found == wanted => Ok(()),
@@ -88,6 +94,18 @@ fn it_announces_acknowledges_and_pauses(world: &World, bus: &Bus) {
     assert_eq!(fs::read(relay.dir.join("small")).unwrap(), b"1");
     done(&hub, &["resume", "--region", "relay"]);
     wait_equal(&hub.dir, &[&relay.dir, &leaf.dir]);
+
+    // An order is heard at once, through a relay too: by heartbeats alone each would take one or two.
+    let (began, first) = (Instant::now(), hub.commit());
+    for pinned in [true, false, true, false] {
+        let order: &[&str] = if pinned { &["pin", &first] } else { &["unpin"] };
+        done(&hub, &[order, &["--region", "leaf"]].concat());
+        eventually("it is obeyed", || {
+            let said = feed(&leaf)["detail"].to_string();
+            if said.contains("pinned") == pinned { Ok(()) } else { Err(said) }
+        });
+    }
+    assert!(began.elapsed() < 3 * HEARTBEAT, "{:?}", began.elapsed());
 }
 
 /// A node that is silent is missed, another one takes its region over, and after a restart of the

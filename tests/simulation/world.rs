@@ -22,9 +22,9 @@ use std::{
 
 use depsync::{
     bus::{
-        frame::{Ack, FromFollower, Hello, Outcome, Pulse},
+        frame::{Ack, FromFollower, Hello, Outcome, Pulse, SILENCE},
         report::Below,
-        roster::{Caller, SILENCE},
+        roster::Caller,
     },
     model::{Head, Oid, Step, Target},
     replica::event::{Effect, Event, Failure, Manner, Parcel},

@@ -4,8 +4,6 @@
 //! A head is put as soon as it is posted, a heartbeat every five seconds; the bucket answers for
 //! each, so that a server which has lost its buckets is noticed, and gets new ones.
 
-use std::time::Duration;
-
 use async_nats::jetstream::kv;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -17,15 +15,12 @@ use super::{Error, NODES, NOTICES, Nats, PATIENCE, Said, head_key, name, part, s
 use crate::{
     bus::{
         Board, Desk, Trust,
-        frame::{self, Announce, FromUpstream, Heartbeat, Standing},
+        frame::{self, Announce, FromUpstream, HEARTBEAT, Heartbeat, Standing},
     },
     model::{FeedName, NodeId},
     store::Published,
     sys,
 };
-
-/// How often followers hear that we live.
-const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// What a node announces with.
 pub struct Announcer {
@@ -52,7 +47,7 @@ impl Announcer {
 
     async fn announce(&self, desk: &Desk) {
         let mut heads = desk.head.subscribe();
-        let mut paused = desk.paused.subscribe();
+        let (mut paused, mut orders) = (desk.paused.subscribe(), desk.orders.subscribe());
         let mut connected = self.nats.connected.clone();
         let mut beat = interval(HEARTBEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -62,6 +57,7 @@ impl Announcer {
                 Ok(()) = heads.changed() => true,
                 Ok(()) = connected.changed() => true,
                 Ok(()) = paused.changed() => false,
+                Ok(()) = orders.changed() => false,
                 _ = beat.tick() => {
                     desk.drop_silent();
                     false

@@ -58,9 +58,15 @@ pub enum Error {
     Refused(String),
 }
 
-/// In the words of the crate, which has no others for this.
-fn turns_away(why: &str) -> bool {
-    why.contains("authorization")
+/// Whether the server turns us away from now on; none: this says nothing of it. Only a connection shows
+/// that it lets us in: whatever else goes wrong meanwhile does not.
+fn refusal(event: &Event) -> Option<bool> {
+    match event {
+        Event::Connected => Some(false),
+        // In the words of the crate, which has no others for this.
+        Event::ClientError(ClientError::Other(why)) if why.contains("authorization") => Some(true),
+        _ => None,
+    }
 }
 
 fn because(why: &str) -> String {
@@ -100,7 +106,6 @@ impl Nats {
         let server = format!("{}://{host}:{}", parsed.scheme(), parsed.port().unwrap_or(4222));
         let (count, connected) = watch::channel(0);
         let (refuse, refused) = watch::channel(false);
-        let (count, refuse) = (Arc::new(count), Arc::new(refuse));
         let mut options = ConnectOptions::new()
             .name(name)
             .retry_on_initial_connect()
@@ -112,15 +117,11 @@ impl Nats {
                 (Duration::from_millis(50) * u32::try_from(tries).unwrap_or(u32::MAX)).min(AGAIN)
             })
             .event_callback(move |event| {
-                match event {
-                    Event::Connected => {
-                        refuse.send_replace(false);
-                        count.send_modify(|count| *count += 1);
-                    }
-                    Event::ClientError(ClientError::Other(why)) if turns_away(&why) => {
-                        refuse.send_replace(true);
-                    }
-                    _ => {}
+                if let Some(is_refused) = refusal(&event) {
+                    refuse.send_replace(is_refused);
+                }
+                if matches!(event, Event::Connected) {
+                    count.send_modify(|count| *count += 1);
                 }
                 async {}
             });
@@ -267,6 +268,16 @@ mod tests {
         };
         let text = crate::bus::frame::encode(&said);
         assert_eq!(crate::bus::frame::decode::<Said>(&text).unwrap(), said);
+    }
+
+    #[test]
+    fn who_is_turned_away_stays_so_until_it_is_let_in() {
+        let other = |why: &str| Event::ClientError(ClientError::Other(why.to_owned()));
+        assert_eq!(refusal(&other("authorization violation: nats: auth")), Some(true));
+        for event in [other("connection reset"), Event::Disconnected, Event::Closed] {
+            assert_eq!(refusal(&event), None, "{event}");
+        }
+        assert_eq!(refusal(&Event::Connected), Some(false));
     }
 
     #[tokio::test]

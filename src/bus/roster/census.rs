@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Distant, Follower, Roster, SILENCE};
+use super::{Distant, Follower, Roster};
 use crate::{
     bus::{
-        fleet::{Excuse, Member, Verdict},
-        frame::Standing,
+        fleet::{Member, Verdict},
+        frame::{SILENCE, Standing},
         report::Report,
     },
     model::{Head, NodeId, RegionName, Step, Target},
@@ -32,15 +32,14 @@ impl Roster {
     /// Who has verified a head: every region that is known, here and through relays.
     pub fn verdict(&self, now: Instant, head: &Head, paused: &[Target]) -> Verdict {
         let mut verdict = Verdict::default();
-        let because = |why: Option<String>| why.map_or(Excuse::None, Excuse::Because);
         for follower in self.followers.values() {
             if self.counts(now, follower) {
-                let excuse = because(follower.excuse(paused));
+                let excuse = follower.excuse(paused);
                 verdict.add(follower.member(now), follower.have.as_ref(), head, excuse);
             }
             let held_up = follower.holds_up(paused);
             for distant in self.counted_below(now, follower) {
-                let excuse = because(distant.excuse().or_else(|| held_up.clone()));
+                let excuse = distant.excuse().or_else(|| held_up.clone());
                 let live = distant.report.live && follower.is_live(now);
                 verdict.add(distant.member(live), distant.report.have.as_ref(), head, excuse);
             }

@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{SILENCE, arrivals::Who};
+use super::arrivals::Who;
 use crate::{
     bus::{
         fleet::{self, Member},
-        frame::{Ack, Hello, Outcome, Progress, Pulse, Standing},
+        frame::{Ack, Hello, Outcome, Progress, Pulse, SILENCE, Standing},
         report::Report,
     },
     model::{Head, NodeId, Target},
@@ -65,7 +65,7 @@ pub struct Follower {
     pub fetched: Option<Head>,
     /// Its last report.
     pub last_ack: Option<Ack>,
-    /// When it last reported a head as verified.
+    /// When it was first heard that it has verified what it has.
     pub verified_at: Option<Instant>,
     /// How far its fetch is; none when it is not fetching.
     pub progress: Option<Progress>,
@@ -111,8 +111,10 @@ impl Follower {
         let same = known.as_ref().filter(|known| known.url == url);
         let reach = same.map(|known| known.reach.clone()).unwrap_or_default();
         let behind_since = known.as_ref().and_then(|known| known.behind_since);
-        let (last_ack, verified_at, mut below) =
-            known.map(|known| (known.last_ack, known.verified_at, known.below)).unwrap_or_default();
+        let before = known.as_ref().and_then(|known| known.have.zip(known.verified_at));
+        let verified_at = verified(now, before, hello.have);
+        let (last_ack, mut below) =
+            known.map(|known| (known.last_ack, known.below)).unwrap_or_default();
         // It may be another process, that knows nothing of them: it says of each anew that it lives.
         for distant in below.values_mut() {
             distant.report.live = false;
@@ -196,7 +198,7 @@ impl Follower {
     }
 
     pub(super) fn take_pulse(&mut self, now: Instant, pulse: &Pulse) {
-        self.have = pulse.have;
+        self.has(now, pulse.have);
         self.fetched = pulse.fetched;
         self.waits.clone_from(&pulse.waits);
         self.paused_there = pulse.paused;
@@ -204,11 +206,15 @@ impl Follower {
         self.compare(now);
     }
 
+    fn has(&mut self, now: Instant, have: Option<Head>) {
+        self.verified_at = verified(now, self.have.zip(self.verified_at), have);
+        self.have = have;
+    }
+
     pub(super) fn take_ack(&mut self, now: Instant, ack: Ack) {
         if ack.outcome == Outcome::Verified {
-            self.have = Some(ack.head);
+            self.has(now, Some(ack.head));
             self.fetched = Some(newer(self.fetched, ack.head));
-            self.verified_at = Some(now);
             self.progress = None;
             self.failure = None;
             self.compare(now);
@@ -254,14 +260,13 @@ impl Follower {
 
 impl Distant {
     fn new(now: Instant, report: Report) -> Self {
-        let verified_at = report.have.map(|_| now);
+        let verified_at = verified(now, None, report.have);
         Distant { report, verified_at, want: None, behind_since: None }
     }
 
     fn again(self, now: Instant, report: Report) -> Self {
-        let same = report.have == self.report.have;
-        let verified_at = if same { self.verified_at } else { report.have.map(|_| now) };
-        Distant { report, verified_at, ..self }
+        let before = self.report.have.zip(self.verified_at);
+        Distant { verified_at: verified(now, before, report.have), report, ..self }
     }
 
     /// For how long it has lacked what it should have; zero when it has it.
@@ -298,6 +303,12 @@ impl Distant {
 
 fn since(instant: Option<Instant>, now: Instant) -> Duration {
     instant.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+}
+
+/// When it was first heard of what somebody has; `before` is what was heard earlier, and when.
+fn verified(now: Instant, before: Option<(Head, Instant)>, have: Option<Head>) -> Option<Instant> {
+    let have = have?;
+    Some(before.filter(|(known, _)| *known == have).map_or(now, |(_, at)| at))
 }
 
 fn behind(now: Instant, since: Option<Instant>, has_it: bool) -> Option<Instant> {

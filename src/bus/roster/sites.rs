@@ -4,7 +4,11 @@
 //! them all stands this node itself, which is not listed. Nothing is decided here: whoever leads
 //! clients sees who is passed over, and why.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use super::{Distant, Follower, MAX_FOLLOWERS, Reach, Roster};
 use crate::{
@@ -78,12 +82,16 @@ pub(super) struct Parts(BTreeMap<Vec<String>, Part>);
 
 impl Parts {
     /// Reads patterns, where they are new.
-    pub(super) fn note(&mut self, paths: &[String]) {
-        if paths.is_empty() || self.0.contains_key(paths) || self.0.len() >= MAX_FOLLOWERS {
+    fn note(&mut self, paths: &[String]) {
+        if self.0.len() >= MAX_FOLLOWERS {
             return;
         }
         let part = Subset::new(paths).map_or(Part::Unknown, |subset| Part::Of(Arc::new(subset)));
         self.0.insert(paths.to_vec(), part);
+    }
+
+    fn knows(&self, paths: &[String]) -> bool {
+        paths.is_empty() || self.0.contains_key(paths)
     }
 
     fn of(&self, paths: &[String]) -> Part {
@@ -141,12 +149,36 @@ impl Roster {
         is_live || !self.is_live_below(now, node)
     }
 
+    /// Reads the patterns of a node, where they are new; where there is no room those go that nobody
+    /// has any more.
+    pub(super) fn note_part(&mut self, paths: &[String]) {
+        if self.parts.knows(paths) {
+            return;
+        }
+        if self.parts.0.len() >= MAX_FOLLOWERS {
+            let below = self.followers.values().flat_map(|known| known.below.values());
+            let below = below.map(|distant| &distant.report.paths);
+            let here = self.followers.values().map(|known| &known.hello.paths);
+            let used: BTreeSet<&Vec<String>> = here.chain(below).collect();
+            self.parts.0.retain(|paths, _| used.contains(paths));
+        }
+        self.parts.note(paths);
+    }
+
     /// Remembers under which relay a region is served.
     pub(super) fn note_below(&mut self, relay: &NodeId, report: &Report) {
-        self.parts.note(&report.paths);
+        self.note_part(&report.paths);
         let Some(region) = report.region.as_ref().filter(|region| serves(report, region)) else {
             return;
         };
+        if self.serving_below.len() >= MAX_FOLLOWERS {
+            // Those go whose node is not there any more.
+            let followers = &self.followers;
+            let is_there = |(relay, node): &(NodeId, NodeId)| {
+                followers.get(relay).is_some_and(|relay| relay.below.contains_key(node))
+            };
+            self.serving_below.retain(|_, place| is_there(place));
+        }
         if self.serving_below.len() < MAX_FOLLOWERS || self.serving_below.contains_key(region) {
             let place = (relay.clone(), report.node.clone());
             self.serving_below.insert(region.clone(), place);
@@ -300,6 +332,18 @@ mod tests {
         // After a restart it is known by its binding alone.
         let roster = Roster::new(now, roster.bindings().clone());
         assert_eq!(bar(&roster, &[]), Some(Bar::Away));
+    }
+
+    #[test]
+    fn parts_that_nobody_has_any_more_make_room() {
+        let now = Instant::now();
+        let mut roster = Roster::new(now, Bindings::default());
+        for number in 0..=MAX_FOLLOWERS {
+            joins(&mut roster, now, "a", &[&format!("d{number}/**")]);
+        }
+        let site = roster.site(now, &"a".parse().unwrap(), &[]).unwrap();
+        assert!(site.part.holds(&path(&format!("d{MAX_FOLLOWERS}/a"))));
+        assert!(roster.parts.0.len() <= 2, "the last one's, and the one before it");
     }
 
     #[test]

@@ -320,3 +320,64 @@ fn what_a_relay_said_before_it_was_started_anew_is_not_believed() {
     hub.register(start, caller("relay", None), None).unwrap();
     assert!(hub.forget(&leaf) && hub.site(start, &leaf, &[]).is_none());
 }
+
+#[test]
+fn who_is_forgotten_is_forgotten_here_and_below() {
+    let start = Instant::now();
+    let [relay, us]: [NodeId; 2] = ["relay", "us"].map(|name| name.parse().unwrap());
+    let [mut hub, mut middle] = [(); 2].map(|()| Roster::new(start, Bindings::default()));
+    hub.register(start, caller("relay", None), None).unwrap();
+    let (here, _) = hub.register(start, caller("us", Some("us")), None).unwrap();
+    hub.gone(&us, here);
+    let later = at(start, 60);
+    let (below, _) = middle.register(later, caller("us", Some("us")), None).unwrap();
+    middle.gone(&us, below);
+    hub.reported(later, &relay, middle.reports(at(start, 120), &relay, &[]));
+    assert!(hub.forget(&us));
+    assert!(hub.site(at(start, 120), &us, &[]).is_none(), "it is known below the relay still");
+    assert!(!hub.forget(&us), "nothing is left of it");
+}
+
+#[test]
+fn a_version_is_verified_since_it_was_first_heard_of_whoever_says_so() {
+    let start = Instant::now();
+    let a: NodeId = "a".parse().unwrap();
+    let mut roster = Roster::new(start, Bindings::default());
+    let since = |roster: &Roster| {
+        let at = roster.follower(&a).unwrap().verified_at;
+        at.map(|at| at.saturating_duration_since(start).as_secs())
+    };
+    let greet = |roster: &mut Roster, secs, have| {
+        let mut caller = caller("a", None);
+        caller.hello.have = have;
+        roster.register(at(start, secs), caller, None).unwrap();
+    };
+    let pulse = |have| Pulse { have, ..Pulse::default() };
+    greet(&mut roster, 1, Some(head(1, 1)));
+    assert_eq!(since(&roster), Some(1), "by its hello");
+    roster.pulsed(at(start, 2), &a, &pulse(Some(head(1, 2))));
+    assert_eq!(since(&roster), Some(2), "by a heartbeat");
+    ack(&mut roster, at(start, 3), "a", 2);
+    assert_eq!(since(&roster), Some(2), "the same as before");
+    greet(&mut roster, 4, Some(head(1, 2)));
+    assert_eq!(since(&roster), Some(2), "the same over another connection");
+    greet(&mut roster, 5, Some(head(1, 3)));
+    assert_eq!(since(&roster), Some(5), "it went on while it was away");
+    ack(&mut roster, at(start, 6), "a", 4);
+    assert_eq!(since(&roster), Some(6));
+    roster.pulsed(at(start, 7), &a, &pulse(None));
+    assert_eq!(since(&roster), None, "it has lost it");
+}
+
+#[test]
+fn an_arrival_counts_once_whether_a_heartbeat_or_an_acknowledgement_says_so_first() {
+    let start = Instant::now();
+    let mut roster = Roster::new(start, Bindings::default());
+    let a: NodeId = "a".parse().unwrap();
+    roster.register(start, caller("a", None), None).unwrap();
+    roster.posted(start, head(1, 1));
+    roster.pulsed(at(start, 1), &a, &Pulse { have: Some(head(1, 1)), ..Pulse::default() });
+    ack(&mut roster, at(start, 2), "a", 1);
+    let took: Vec<_> = roster.arrivals(9).iter().map(|it| it.took.as_secs()).collect();
+    assert_eq!(took, [1]);
+}

@@ -65,7 +65,7 @@ async fn history_comes_in_pages() {
 #[tokio::test]
 async fn a_command_reaches_the_stage_as_it_was_given() {
     let world = World::primary();
-    *world.desk.mailbox.lock().unwrap() = Some(Box::new(|ask| {
+    world.desk.take_requests(Some(Box::new(|ask| {
         let (outcome, answer) = match ask {
             Ask::Sync(answer) | Ask::Hold { answer, .. } => (Ok(()), answer),
             Ask::Approve(Approval::Deletions(Some(id)), answer) if id == "7" => (Ok(()), answer),
@@ -78,7 +78,7 @@ async fn a_command_reaches_the_stage_as_it_was_given() {
             _ => return false,
         };
         answer.send(outcome).is_ok()
-    }));
+    })));
     let bearer = format!("Bearer {TOKEN}");
     for (command, fields, status) in [
         ("sync", "", 200),

@@ -188,22 +188,22 @@ async fn a_region_fetches_what_a_redirect_names() {
     let (hub, world) = (World::primary(), World::region());
     let first = hub.publish(&[("a", Put::Blob(b"1"))]);
     let (store, desk) = (world.desk.store.clone(), world.desk.clone());
-    *world.desk.mailbox.lock().unwrap() = Some(Box::new(move |ask| {
+    world.desk.take_requests(Some(Box::new(move |ask| {
         let Ask::Fetch(_, answer) = ask else { return false };
         // The same bytes by the same node make the same commit.
         desk.post(commit(&store, &[("a", Put::Blob(b"1"))]));
         answer.send(Ok(())).is_ok()
-    }));
+    })));
     assert_eq!(world.get("files/a", &[]).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     let response = world.get(&format!("at/{first}/a"), &[]).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert!(header(&response, "cache-control").contains("immutable"));
     assert_eq!(body(response).await, "1");
 
-    *world.desk.mailbox.lock().unwrap() = Some(Box::new(|ask| match ask {
+    world.desk.take_requests(Some(Box::new(|ask| match ask {
         Ask::Fetch(_, answer) => answer.send(Err("the upstream is away".to_owned())).is_ok(),
         _ => false,
-    }));
+    })));
     let other = "0123456789012345678901234567890123456789";
     let response = world.get(&format!("at/{other}/a"), &[]).await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -333,13 +333,13 @@ async fn a_made_up_commit_costs_the_upstream_one_question() {
     world.desk.state.send_modify(|state| state.want = world.desk.head());
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
-    *world.desk.mailbox.lock().unwrap() = Some(Box::new(move |ask| match ask {
+    world.desk.take_requests(Some(Box::new(move |ask| match ask {
         Ask::Fetch(_, answer) => {
             count.fetch_add(1, Relaxed);
             answer.send(Err("the upstream has no such commit".to_owned())).is_ok()
         }
         _ => false,
-    }));
+    })));
     let made_up = "at/0123456789012345678901234567890123456789/a";
     for _ in 0..5 {
         assert_eq!(world.get(made_up, &[]).await.status(), StatusCode::NOT_FOUND);
@@ -358,7 +358,7 @@ async fn a_region_that_asks_serves_what_its_upstream_has_now() {
     world.publish(&[("a", Put::Blob(b"old"))]);
     let (store, desk) = (world.desk.store.clone(), world.desk.clone());
     let upstream = Arc::new(Mutex::new(Some(commit(&store, &[("a", Put::Blob(b"new"))]))));
-    *world.desk.mailbox.lock().unwrap() = Some(Box::new(move |ask| match ask {
+    world.desk.take_requests(Some(Box::new(move |ask| match ask {
         Ask::Sync(answer) => {
             let Some(published) = upstream.lock().unwrap().take() else {
                 return answer.send(Err("away".to_owned())).is_ok();
@@ -368,7 +368,7 @@ async fn a_region_that_asks_serves_what_its_upstream_has_now() {
             answer.send(Ok(())).is_ok()
         }
         _ => false,
-    }));
+    })));
     let fresh = world.get("files/a", &[]).await;
     assert_eq!((header(&fresh, "x-depsync-age"), header(&fresh, "x-depsync-stale")), ("0", ""));
     assert_eq!(body(fresh).await, "new");
