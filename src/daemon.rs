@@ -9,7 +9,7 @@ mod after;
 mod error;
 mod expiry;
 mod feed;
-mod orders;
+mod kept;
 mod reload;
 mod stages;
 mod steward;
@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     after::After,
     feed::Feed,
+    kept::Kept,
     stages::{Signals, Stages},
     steward::Steward,
 };
@@ -66,16 +67,18 @@ pub type Watcher = Arc<dyn Fn(&FeedName, Option<Importing>) + Send + Sync>;
 /// # Errors
 /// When it cannot start, or a stage ended early.
 pub fn run(settings: Settings, watcher: Option<Watcher>) -> Result<(), Error> {
+    let tls = Tls::open(&settings)?;
+    if !settings.state_dir.join("format").exists() {
+        feed::try_start(&settings)?;
+    }
     let state = StateDir::open(&settings.state_dir)?;
     if let Err(error) = sys::allow_open_files() {
         tracing::warn!(%error, "the limit on open files stays as it is");
     }
-    // A second call in one process finds the provider there.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = Builder::new_multi_thread().enable_all().thread_name("edge").build()?;
     let result = runtime.block_on(async {
         let signals = Signals::new()?;
-        Arc::new(Node::open(settings, state)?).run(signals, watcher).await
+        Arc::new(Node::open(settings, state, tls)?).run(signals, watcher).await
     });
     abandon(runtime);
     result
@@ -89,7 +92,6 @@ pub type Tried = (FeedName, String, Result<Option<Head>, String>);
 /// # Errors
 /// When requests cannot be made at all.
 pub fn try_upstreams(settings: &Settings) -> Result<Vec<Tried>, Error> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let tls = Tls::open(settings)?;
     let mut tried = Vec::new();
@@ -148,12 +150,11 @@ struct Tls {
 }
 
 impl Node {
-    fn open(settings: Settings, state: StateDir) -> Result<Self, Error> {
+    fn open(settings: Settings, state: StateDir, tls: Tls) -> Result<Self, Error> {
         let ledger = Arc::new(Ledger::open(&state.ledger())?);
         let decisions = Arc::new(Decisions::load(&state.decisions())?);
         let open = |feed: &FeedSettings| Feed::open(feed, &state, &decisions, settings.min_free);
         let feeds = settings.feeds.iter().map(open).collect::<Result<_, _>>()?;
-        let tls = Tls::open(&settings)?;
         Ok(Self { settings, state, ledger, decisions, feeds, tls })
     }
 
@@ -178,11 +179,7 @@ impl Node {
                 let (desk, watcher) = (Arc::clone(&feed.desk), Arc::clone(watcher));
                 stages.spawn(tell_of_imports(desk, watcher, stop.clone()));
             }
-            stages.spawn(keep_bindings(
-                Arc::clone(&feed.desk),
-                Arc::clone(&self.decisions),
-                stop.clone(),
-            ));
+            stages.spawn(self.kept(feed, &stop).bindings());
         }
         self.spawn_upkeep(&mut stages)?;
         stages.spawn(keep_certificates(Arc::clone(&self), stop.clone()));
@@ -355,6 +352,11 @@ impl Node {
         })
     }
 
+    fn kept(&self, feed: &Feed, stop: &CancellationToken) -> Kept {
+        let (desk, decisions) = (Arc::clone(&feed.desk), Arc::clone(&self.decisions));
+        Kept { desk, decisions, stop: stop.clone() }
+    }
+
     /// What runs the hooks that nothing waits for.
     fn after(&self, feed: &Feed) -> After {
         After {
@@ -452,6 +454,8 @@ fn http_client(tls: &rustls::ClientConfig) -> Result<reqwest::Client, Error> {
 
 impl Tls {
     fn open(settings: &Settings) -> Result<Self, Error> {
+        // Whoever opens it a second time in one process finds the provider there.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let identity =
             |pair: &Option<_>| pair.clone().map(|(cert, key)| tls::Identity { cert, key });
         let config::Tls { pair, ca, client_ca } = &settings.tls;
@@ -503,30 +507,6 @@ async fn keep_certificates(node: Arc<Node>, stop: CancellationToken) -> Result<(
         }
     }
     Ok(())
-}
-
-/// Which node serves which region outlives a restart.
-async fn keep_bindings(
-    desk: Arc<Desk>,
-    decisions: Arc<Decisions>,
-    stop: CancellationToken,
-) -> Result<(), Error> {
-    let mut changes = desk.bindings.subscribe();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            changed = changes.changed() => if changed.is_err() { return Ok(()) },
-        }
-        let bindings = changes.borrow_and_update().clone();
-        let (decisions, feed) = (Arc::clone(&decisions), desk.feed.clone());
-        let kept = move || decisions.update_feed(&feed, |kept| kept.bindings = bindings);
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a file of kilobytes, when a region is bound"
-        )]
-        let kept = tokio::task::spawn_blocking(kept).await;
-        kept.map_err(|panic| Error::Ended(panic.to_string()))??;
-    }
 }
 
 /// Tells how far a feed's first import is, as often as its state is posted.

@@ -1,11 +1,11 @@
 //! One feed, opened: its repository, its directory, and what the stages share of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
-use super::{Error, orders, steward};
+use super::{Error, kept, steward};
 use crate::{
     bus::Desk,
-    config::{self, Checkout, FeedSettings},
+    config::{self, Checkout, FeedSettings, Settings},
     disk::{self, Aside, CurrentRoot, Releases, Root},
     hooks::Hooks,
     ledger::{Decisions, state_dir::StateDir},
@@ -44,7 +44,7 @@ impl Feed {
         let store = store.map_err(|source| Error::Store { feed: feed.clone(), source })?;
         let store = Arc::new(store.with_keys(keys).with_floor(min_free));
         let decided = decisions.feed(&feed);
-        let (orders, paused) = (orders::kept(&decided, &store), steward::paused(&decided));
+        let (orders, paused) = (kept::orders(&decided, &store), steward::paused(&decided));
         let desk = Arc::new(Desk::new(feed, store, decided.bindings));
         desk.orders.send_replace(orders);
         desk.paused.send_replace(paused);
@@ -97,6 +97,18 @@ impl Feed {
             Box::new(move |path: &RelPath| origin::left_out(&watched.get(), profile, path));
         Some((self.settings.name.clone(), serve::Intake { root, left_out }))
     }
+}
+
+/// Whether the port and the directories can be had: a first start that is refused leaves no state
+/// directory behind.
+pub(super) fn try_start(settings: &Settings) -> Result<(), Error> {
+    let address = settings.listen;
+    TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
+    for feed in &settings.feeds {
+        let root = feed.dir().map(open_root).transpose();
+        root.map_err(|source| Error::Directory { feed: feed.name.clone(), source })?;
+    }
+    Ok(())
 }
 
 fn keys(settings: &FeedSettings) -> Result<store::Keys, signing::Error> {

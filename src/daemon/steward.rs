@@ -11,7 +11,7 @@ use reqwest::Url;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Node, contact, feed::Feed, orders, stages::on_thread};
+use super::{Error, Node, contact, feed::Feed, stages::on_thread};
 use crate::{
     bus::{Answer, Decision, Nats},
     config::{FeedSettings, Role},
@@ -134,8 +134,10 @@ impl Steward {
         let name = self.name().clone();
         let stage =
             if let (Role::Primary, Some(primary)) = (self.role(), &self.feed().settings.primary) {
-                let dropped = self.feed().desk.store.drop_unpublished();
-                dropped.map_err(|source| Error::Store { feed: name.clone(), source })?;
+                let store = &self.feed().desk.store;
+                // At a primary the directory says what the feed is, and not the other way round.
+                let ready = store.drop_unpublished().and_then(|_| store.clear_checked_out());
+                ready.map_err(|source| Error::Store { feed: name.clone(), source })?;
                 let failed = move |source| Error::Origin { feed: name.clone(), source };
                 let setup = self.node.origin(self.feed(), primary);
                 let origin = origin::start(setup).map_err(&failed)?;
@@ -149,10 +151,8 @@ impl Steward {
                     (self.address, self.nats.clone()),
                 )?;
                 let failed = move |source| Error::Replica { feed: name, source };
-                let desk = Arc::clone(&self.feed().desk);
-                let decisions = Arc::clone(&self.node.decisions);
-                let orders = orders::keep(Arc::clone(&desk), Arc::clone(&decisions), stop.clone());
-                let readers = orders::keep_readers(desk, decisions, stop.clone());
+                let kept = self.node.kept(self.feed(), &stop);
+                let (orders, readers) = (kept.clone().orders(), kept.readers());
                 Stage::Replica(async move {
                     let mirror = async { replica::run(setup, stop).await.map_err(failed) };
                     tokio::try_join!(mirror, orders, readers).map(|_| ())
@@ -288,7 +288,6 @@ impl Steward {
     }
 
     async fn promote(&self) -> Result<(), String> {
-        let store = Arc::clone(&self.feed().desk.store);
         let above = self.feed().desk.highest_epoch();
         // Whatever is changed there from now on is a change, and no sign of another directory.
         let root = self.feed().root.as_ref().and_then(|root| root.get().id().ok());
@@ -301,8 +300,6 @@ impl Steward {
             feed.epoch
         };
         let epoch = self.keep(claim).await?;
-        // From now on the directory says what the feed is, and not the other way round.
-        store.clear_checked_out().map_err(|error| error.to_string())?;
         tracing::warn!(feed = %self.name(), epoch, "promoted: this node owns the feed");
         Ok(())
     }

@@ -131,6 +131,8 @@ struct Stage {
     /// Who asked before the question under way was put, and gets its answer.
     asked: Vec<Answer>,
     waiting: Vec<(Oid, Answer)>,
+    /// Looks for commits under way: a store that is stuck ends none of them.
+    looks: usize,
     /// Objects that downloads wait for.
     on_demand: OnDemand,
     /// Ends a hook that is being asked.
@@ -222,6 +224,7 @@ impl Stage {
             askers: Vec::new(),
             asked: Vec::new(),
             waiting: Vec::new(),
+            looks: 0,
             on_demand: OnDemand::default(),
             stopping,
             watch,

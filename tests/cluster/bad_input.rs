@@ -44,6 +44,13 @@ fn a_directory_that_cannot_be_used_is_named() {
     refused(&["primary", folder, "--state", state, "--listen", "0.0.0.0:0"], 78, &["--insecure"]);
     refused(&["primary", folder, "--state", state, "--listen", "nonsense"], 78, &["nonsense"]);
     assert_eq!(contents(world.path("").as_path()), before, "a refused start changed something");
+
+    let hub = world.primary("hub");
+    let (port, taken) = (hub.url(), hub.dir.to_str().unwrap());
+    let port = port.trim_start_matches("http://");
+    refused(&["primary", folder, "--state", state, "--listen", port], 78, &[port]);
+    refused(&[&["primary", taken], &base[..]].concat(), 78, &[taken]);
+    assert!(!fs::exists(state).unwrap(), "a refused start made the state directory");
 }
 
 #[test]

@@ -69,6 +69,7 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
         found.extend(node.certificates.iter().map(|(file, end)| certificate(file, end, facts.now)));
         found.extend(tokens(node, facts.now));
         found.extend(upstreams(node));
+        found.extend(bus(node));
     }
     found.extend(inotify(&facts.inotify, facts.node.as_ref()));
     found.push(clock(facts));
@@ -290,6 +291,19 @@ fn upstreams(node: &Node) -> Vec<Finding> {
             tried.iter().map(finding).collect()
         }
     }
+}
+
+fn bus(node: &Node) -> Option<Finding> {
+    let check = "nats";
+    Some(match node.bus.as_ref()? {
+        Ok(()) => ok(check, "the NATS server lets this node in"),
+        Err(why) => fail(
+            check,
+            why.clone(),
+            "see that it runs and is reached from here; until then each node asks for the newest \
+             version every `poll`",
+        ),
+    })
 }
 
 fn inotify(limits: &Inotify, node: Option<&Node>) -> Vec<Finding> {

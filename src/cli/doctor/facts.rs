@@ -66,6 +66,8 @@ pub(super) struct Node {
     pub(super) survey: Survey,
     /// Each upstream; none: they were not tried.
     pub(super) upstreams: Option<Result<Vec<Tried>, String>>,
+    /// Whether the NATS server is reached; none: it was not tried, or none is named.
+    pub(super) bus: Option<Result<(), String>>,
 }
 
 /// The state directory.
@@ -129,7 +131,15 @@ fn node(settings: &Settings, connect: bool) -> Node {
         secrets: secrets(settings),
         survey: daemon::survey(settings),
         upstreams: connect.then(upstreams),
+        bus: if connect { bus(settings) } else { None },
     }
+}
+
+/// The NATS server, where one is named.
+fn bus(settings: &Settings) -> Option<Result<(), String>> {
+    settings.nats.as_ref()?;
+    let tried = daemon::try_nats(settings).map_err(|error| error.to_string());
+    Some(tried.and_then(|why| why.map_or(Ok(()), Err)))
 }
 
 /// `CAP_LEASE`, the 29th of `linux/capability.h`, in the effective set.

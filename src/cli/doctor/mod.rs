@@ -24,7 +24,7 @@ pub(super) struct DoctorArgs {
     /// As it would be run with --insecure
     #[arg(long)]
     insecure: bool,
-    /// Try the upstreams as well, as the daemon would connect to them
+    /// Try the upstreams and the NATS server as well, as the daemon would connect to them
     #[arg(long)]
     connect: bool,
     /// Print JSON

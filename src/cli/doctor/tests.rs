@@ -40,6 +40,7 @@ fn node() -> Node {
         secrets: vec![("/k".into(), Ok(0o600))],
         survey: Survey { is_running: false, tokens: Ok(vec![("t".to_owned(), day(300))]) },
         upstreams: None,
+        bus: None,
     }
 }
 
@@ -177,6 +178,12 @@ const CASES: &[Case] = &[
         "upstreams",
         Verdict::Fail,
         "no CA",
+    ),
+    (
+        |f| with(|node| node.bus = Some(Err("NATS at nats://b:4222 is away".to_owned())), f),
+        "nats",
+        Verdict::Fail,
+        "b:4222 is away",
     ),
 ];
 

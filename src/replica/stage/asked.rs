@@ -13,6 +13,8 @@ use crate::{
     },
 };
 
+const TOO_MANY: &str = "too many wait for a commit";
+
 impl Stage {
     pub(super) fn take_request(&mut self, request: Request) {
         self.askers.retain(|asker| !asker.is_closed());
@@ -21,6 +23,9 @@ impl Stage {
             Request::Sync(answer) => {
                 self.askers.push(answer);
                 self.feed(Event::SyncRequested);
+            }
+            Request::Fetch(_, answer) if self.looks + self.waiting.len() >= MAX_WAITING => {
+                let _ = answer.send(Err(TOO_MANY.to_owned())); // it waits no longer: fine
             }
             Request::Fetch(commit, answer) => self.look(commit, answer, 0),
             Request::Object { id, size, commit, answer } => {
@@ -76,6 +81,7 @@ impl Stage {
     /// Looks whether a commit is here.
     pub(super) fn look(&mut self, commit: Oid, answer: Answer, looks: u32) {
         let (store, lane) = (self.desk.store.clone(), self.fetcher.lane.clone());
+        self.looks += 1;
         self.tasks.spawn(async move {
             let found = lane.run(move || store.is_published(commit)).await;
             let found = found.map_err(Error::from).and_then(|found| Ok(found?));
@@ -90,11 +96,10 @@ impl Stage {
         looks: u32,
         found: Result<bool, Error>,
     ) -> Result<(), Error> {
+        self.looks -= 1;
         let result = match found {
             Ok(true) => Ok(()),
-            Ok(false) if self.waiting.len() >= MAX_WAITING => {
-                Err("too many wait for a commit".to_owned())
-            }
+            Ok(false) if self.waiting.len() >= MAX_WAITING => Err(TOO_MANY.to_owned()),
             Ok(false) if looks > 1 && self.follow.has_all_it_knows_of() => {
                 Err("the upstream has no such commit".to_owned())
             }

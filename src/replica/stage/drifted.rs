@@ -2,6 +2,11 @@
 //!
 //! It never ends the mirror, and holds up no checkout for longer than a look takes.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
+
 use tracing::{info, warn};
 
 use super::{Ended, MAX_DRIFT, Stage};
@@ -47,7 +52,7 @@ impl Stage {
         });
     }
 
-    pub(super) fn take_findings(&mut self, findings: Findings) {
+    pub(super) fn take_findings(&mut self, findings: &Findings) {
         let feed = &self.desk.feed;
         for path in findings.set_aside.iter().chain(&findings.repaired) {
             warn!(%feed, %path, "was changed here: put right");
@@ -64,27 +69,76 @@ impl Stage {
                 warn!(%feed, %error, "a run is not recorded");
             }
         }
-        let told = |(path, reason): (RelPath, String)| Held {
-            path,
-            reason,
-            cause: Cause::Drift,
-            since: sys::now(),
-            decision: false,
-        };
         self.desk.state.send_if_modified(|state| {
-            let before = (state.drift.len(), state.extra);
-            if let Some(extra) = findings.extra {
-                state.extra = extra;
-                state.drift.clear();
-            }
-            let news: Vec<Held> = findings.told.into_iter().map(told).collect();
-            state.drift.retain(|known| {
-                !findings.repaired.contains(&known.path)
-                    && !news.iter().any(|new| new.path == known.path)
-            });
-            state.drift.extend(news);
-            state.drift.truncate(MAX_DRIFT);
-            before != (state.drift.len(), state.extra)
+            let drift = drift_after(&state.drift, findings, sys::now());
+            let extra = findings.extra.unwrap_or(state.extra);
+            let differs = (&drift, extra) != (&state.drift, state.extra);
+            (state.drift, state.extra) = (drift, extra);
+            differs
         });
+    }
+}
+
+/// What is told from now on. What was told before and is still so is so since then; a look at
+/// everything names all that is.
+fn drift_after(known: &[Held], findings: &Findings, now: SystemTime) -> Vec<Held> {
+    let since: BTreeMap<&RelPath, SystemTime> =
+        known.iter().map(|held| (&held.path, held.since)).collect();
+    let told: BTreeSet<&RelPath> = findings.told.iter().map(|(path, _)| path).collect();
+    let stays = |held: &&Held| {
+        findings.extra.is_none()
+            && !findings.repaired.contains(&held.path)
+            && !told.contains(&held.path)
+    };
+    let news = findings.told.iter().map(|(path, reason)| Held {
+        path: path.clone(),
+        reason: reason.clone(),
+        cause: Cause::Drift,
+        since: since.get(path).copied().unwrap_or(now),
+        decision: false,
+    });
+    let mut drift: Vec<Held> = known.iter().filter(stays).cloned().chain(news).collect();
+    // In one order, however it was found, and so that the same is seen to be the same.
+    drift.sort_by(|a, b| a.path.cmp(&b.path));
+    drift.truncate(MAX_DRIFT);
+    drift
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::parse(text.as_bytes()).unwrap()
+    }
+
+    fn found(told: &[(&str, &str)], extra: Option<u64>) -> Findings {
+        let told = told.iter().map(|(at, why)| (path(at), (*why).to_owned())).collect();
+        Findings { told, extra, ..Findings::default() }
+    }
+
+    #[test]
+    fn what_differs_is_told_since_it_was_first_found() {
+        let at = |secs| SystemTime::UNIX_EPOCH + Duration::from_secs(secs);
+        let since = |drift: &[Held]| -> Vec<(String, u64)> {
+            let secs = |held: &Held| held.since.duration_since(at(0)).unwrap().as_secs();
+            drift.iter().map(|held| (held.path.to_text().into_owned(), secs(held))).collect()
+        };
+        let named = |name: &str, secs| (name.to_owned(), secs);
+        let first = drift_after(&[], &found(&[("b", "other content")], Some(0)), at(1));
+        assert_eq!(since(&first), [named("b", 1)]);
+        let again = drift_after(&first, &found(&[("b", "other content")], Some(0)), at(600));
+        assert_eq!(again, first, "the same is no news");
+        let other = drift_after(&first, &found(&[("b", "another mode")], None), at(700));
+        assert_eq!(since(&other), [named("b", 1)]);
+        assert_ne!(other, first, "why it differs is news");
+        let more = drift_after(&other, &found(&[("a", "gone")], None), at(800));
+        assert_eq!(since(&more), [named("a", 800), named("b", 1)]);
+        let swapped = drift_after(&first, &found(&[("c", "gone")], Some(0)), at(900));
+        assert_eq!(since(&swapped), [named("c", 900)], "as many as before, and another one");
+        let repaired = Findings { repaired: vec![path("a")], ..Findings::default() };
+        assert_eq!(since(&drift_after(&more, &repaired, at(900))), [named("b", 1)]);
     }
 }

@@ -45,7 +45,7 @@ impl Stage {
                 self.checking = false;
                 self.take_verified(found.as_ref().ok().and_then(|found| found.step.clone()));
                 match found {
-                    Ok(findings) => self.take_findings(findings),
+                    Ok(findings) => self.take_findings(&findings),
                     Err(error) if error.ends_the_stage() => return Err(error),
                     Err(error) => warn!(feed = %self.desk.feed, "cannot look for drift: {error}"),
                 }
