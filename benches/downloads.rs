@@ -34,7 +34,7 @@ use std::{
 };
 
 use depsync::model::{Member, Oid, Pass, PassSecret, Region, RegionTable, RelPath, day_of};
-use world::{Node, eventually};
+use world::{Node, eventually, noise};
 
 /// How long one measurement takes.
 fn seconds(default: u64) -> u64 {
@@ -51,23 +51,12 @@ fn published(node: &Node, files: u64) {
 
 /// Puts limits in force.
 fn limit(node: &Node, limits: &str) {
-    let token = std::fs::read_to_string(node.state.join("admin.token")).expect("the token");
     let put = Command::new("curl")
         .args(["-sSf", "-o", "/dev/null", "-X", "PUT", "-d", limits])
-        .args(["-H", &format!("Authorization: Bearer {}", token.trim())])
+        .args(["-H", &node.bearer()])
         .arg(format!("{}/v1/bandwidth", node.url()))
         .status();
     assert!(put.is_ok_and(|status| status.success()), "{limits}");
-}
-
-/// Bytes that do not compress.
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut seed = 1_u64;
-    let words = std::iter::repeat_with(|| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (seed ^ (seed >> 29)).to_be_bytes()
-    });
-    words.flatten().take(bytes).collect()
 }
 
 /// A table of 10,000 entries in 100 regions, IPv4 and IPv6, half of the former nested.

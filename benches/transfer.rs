@@ -35,28 +35,13 @@ use std::{
 };
 
 use proxy::Proxy;
-use world::{Node, World, curl, eventually_within};
+use world::{Node, World, curl, eventually_within, noise};
 
 const LIMIT: Duration = Duration::from_secs(600);
 const MB: u64 = 1_000_000;
 
 fn scale(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-/// Bytes that do not compress (splitmix64).
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = state;
-        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bytes.extend((word ^ word >> 31).to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
 }
 
 fn write_large(at: &Path, size: u64) {

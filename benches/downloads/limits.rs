@@ -134,7 +134,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 fn hub(world: &World, bytes: usize) -> Node {
     let hub = world.primary("hub");
-    fs::write(hub.dir.join("large.bin"), noise(bytes)).expect("a file");
+    fs::write(hub.dir.join("large.bin"), noise(1, bytes)).expect("a file");
     published(&hub, 1);
     hub
 }

@@ -90,8 +90,8 @@ pub(crate) fn compare() {
     .expect("the table");
     let hub = world.primary_with("hub", &["--regions", table.to_str().expect("a path")]);
     let eu = world.region("eu", &hub);
-    fs::write(hub.dir.join("small.bin"), noise(10 << 10)).expect("a file");
-    fs::write(hub.dir.join("large.bin"), noise(1 << 20)).expect("a file");
+    fs::write(hub.dir.join("small.bin"), noise(1, 10 << 10)).expect("a file");
+    fs::write(hub.dir.join("large.bin"), noise(1, 1 << 20)).expect("a file");
     published(&hub, 2);
     let commit = hub.commit();
     let below =

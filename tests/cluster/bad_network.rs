@@ -6,8 +6,8 @@ use std::fs;
 use crate::{
     oracle::{contents, wait_equal},
     proxy::Proxy,
-    transfer::{is_full_run, noise},
-    world::{Node, World, curl, depsync, done, eventually},
+    transfer::is_full_run,
+    world::{Node, World, curl, depsync, done, eventually, noise},
 };
 
 /// Waits until a mirror shows what the primary has published, and says that all is well.

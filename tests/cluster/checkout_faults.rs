@@ -3,7 +3,6 @@
 
 use std::{
     fs::{self, File},
-    io::Read,
     os::unix::fs::{FileExt, PermissionsExt, symlink},
     path::Path,
     time::Duration,
@@ -13,7 +12,7 @@ use crate::{
     oracle::{compare, contents, sha256, wait_equal},
     origin::{may, run},
     origin_watching::Mount,
-    world::{Node, World, eventually, eventually_within},
+    world::{Node, World, eventually, eventually_within, noise},
 };
 
 /// A region over a new file system of so many MB at its folder.
@@ -37,13 +36,6 @@ fn region_on(
     Some((eu, mount))
 }
 
-/// Bytes that no file system makes smaller.
-fn noise(bytes: u64) -> Vec<u8> {
-    let mut noise = Vec::new();
-    File::open("/dev/urandom").unwrap().take(bytes).read_to_end(&mut noise).unwrap();
-    noise
-}
-
 #[test]
 fn a_full_disk_keeps_the_old_version_whole_and_is_gone_on_with_when_there_is_room() {
     let world = World::new();
@@ -52,11 +44,11 @@ fn a_full_disk_keeps_the_old_version_whole_and_is_gone_on_with_when_there_is_roo
     let mkfs = ["/usr/sbin/mkfs.ext4", "-q", "-F"];
     let Some((eu, _mount)) = region_on(&world, &hub, &mkfs, 24, "loop") else { return };
     wait_equal(&hub.dir, &[&eu.dir]);
-    fs::write(eu.dir.join("somebodys.log"), noise(12 << 20)).unwrap();
+    fs::write(eu.dir.join("somebodys.log"), noise(1, 12 << 20)).unwrap();
 
     assert!(hub.command(&["hold"]).status.success());
     fs::write(hub.dir.join("version"), "2").unwrap();
-    fs::write(hub.dir.join("app.bin"), noise(12 << 20)).unwrap();
+    fs::write(hub.dir.join("app.bin"), noise(2, 12 << 20)).unwrap();
     let before = hub.commit();
     assert!(hub.command(&["release"]).status.success());
     eventually("it is published", || match hub.commit() {

@@ -109,8 +109,7 @@ fn what_is_put_is_published_and_what_is_wrong_leaves_nothing() {
     assert!(get.status.success(), "{get:?}");
     assert_eq!(sha256(&got), sha256(&local));
 
-    let token = fs::read_to_string(hub.state.join("admin.token")).unwrap();
-    let token = format!("Authorization: Bearer {}", token.trim());
+    let token = hub.bearer();
     let status = |arguments: &[&str], path: &str| {
         let url = format!("{}/v1/feeds/default/files/{path}", hub.url());
         let output = curl(

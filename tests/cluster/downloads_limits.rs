@@ -15,20 +15,15 @@ use serde_json::{Value, json};
 
 use crate::{
     oracle::wait_equal,
-    world::{Node, World, curl, eventually},
+    world::{Node, World, curl, eventually, free_address},
 };
 
 const FILES: &str = "/v1/feeds/default/files";
 
-fn bearer(node: &Node) -> String {
-    let token = fs::read_to_string(node.state.join("admin.token")).unwrap();
-    format!("Authorization: Bearer {}", token.trim())
-}
-
 /// Puts limits in force; the status and the answer.
 fn limit(node: &Node, limits: &Value) -> (String, Value) {
     let url = format!("{}/v1/bandwidth", node.url());
-    let (token, body) = (bearer(node), limits.to_string());
+    let (token, body) = (node.bearer(), limits.to_string());
     let output = curl(&["-X", "PUT", "-H", &token, "-d", &body, "-w", "\n%{http_code}", &url]);
     let text = String::from_utf8(output.stdout).unwrap();
     let (answer, status) = text.rsplit_once('\n').unwrap();
@@ -239,9 +234,7 @@ fn the_port_and_the_storage_of_rs_xml_are_used() {
     let world = World::new();
     let (dir, storage) = (world.folder("apps"), world.path("storage"));
     // One that was free a moment ago: whoever writes such a file names a port.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let port = free_address().port();
     let ego = "http://www.platform.com/ego/2005/05/schema";
     let profile = format!(
         "<sc:S xmlns:sc=\"{ego}/sc\" xmlns:ego=\"{ego}\"><sc:ActivityDescription>\
@@ -387,7 +380,7 @@ fn nothing_leaves_the_feed_whatever_the_path() {
     }
     let eu = world.region("eu", &hub);
     eventually("the links are there", || crate::oracle::compare(&hub.dir, &eu.dir));
-    let token = bearer(&hub);
+    let token = hub.bearer();
     let before = listing(&world.path(""));
     for node in [&hub, &eu] {
         for attack in ATTACKS {
@@ -436,7 +429,7 @@ fn a_folder_that_becomes_a_link_leads_nowhere() {
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("file"), "inside").unwrap();
     std::os::unix::fs::symlink(&outside, &link).unwrap();
-    let token = bearer(&hub);
+    let token = hub.bearer();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -485,7 +478,7 @@ fn an_upload_that_is_cut_or_finds_no_room_leaves_nothing() {
     let mut hub = world.primary("hub");
     eventually("it is ready", || hub.try_get("/readyz"));
     let address = hub.url().strip_prefix("http://").unwrap().to_owned();
-    let token = bearer(&hub);
+    let token = hub.bearer();
     let mut stream = TcpStream::connect(&address).unwrap();
     write!(
         stream,

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     oracle::wait_equal,
-    world::{DEPSYNC, Node, World, done, eventually},
+    world::{DEPSYNC, Node, World, done, eventually, free_address},
 };
 
 /// A node of an example, not running: its folders lie in the world, under the node's name.
@@ -33,8 +33,7 @@ fn node(world: &World, name: &str, file: &str, change: &[(&str, &str)]) -> Node 
 #[test]
 fn hub_and_spoke() {
     let world = World::new();
-    let address = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (first, second) = (address(), address());
+    let (first, second) = (free_address(), free_address());
     let at = |address| format!("http://{address}");
     let hub_url = ("http://hub.example:7873", at(first));
     let hub_url = (hub_url.0, hub_url.1.as_str());

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     oracle::{compare, wait_equal},
     proxy::Proxy,
-    world::{Node, World, curl, done, eventually, state},
+    world::{Node, World, curl, done, eventually, free_address, state},
 };
 
 /// A node's entry, once it is listed.
@@ -83,9 +83,7 @@ fn two_hubs_with_a_feed_each_way_round() {
     let world = World::new();
     let folders: Vec<PathBuf> =
         ["a-own", "a-other", "b-own", "b-other"].iter().map(|name| world.folder(name)).collect();
-    let ports: Vec<_> = (0..2)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
-        .collect();
+    let ports = [free_address(), free_address()];
     let hub = |name: &str, at: usize, other: usize, own: &PathBuf, mirror: &PathBuf| {
         let feeds = format!(
             "name = \"{name}\"\n[[feed]]\nname = \"{}\"\ndir = {mirror:?}\nupstream = \"http://{}\"",

@@ -193,11 +193,6 @@ impl Drop for Guarded {
     }
 }
 
-/// A port that nobody listens on: where an address has to be known before the start.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 pub const PRIMARY: &str = "[[feed]]\nname = \"apps\"\ndir = \"dir\"\n";
 
 pub fn mirror(upstream: &Guarded, token: &Path) -> String {

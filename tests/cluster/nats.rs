@@ -2,12 +2,11 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
-use crate::world::{World, eventually};
+use crate::world::{World, eventually, free_address};
 
 pub struct NatsServer {
     port: u16,
@@ -20,7 +19,7 @@ pub struct NatsServer {
 impl NatsServer {
     /// A server that is not running yet.
     pub fn new(world: &World) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_address().port();
         NatsServer { port, store: world.path("nats"), who: None, child: None }
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     nats::NatsServer,
     oracle::{contents, wait_equal},
-    world::{Node, World, curl, done, eventually, feed, state},
+    world::{Node, World, curl, done, eventually, feed, free_address, state},
 };
 
 /// Runs a command at a node; it must fail with code 1, and these words.
@@ -292,7 +292,7 @@ fn the_backup_drill() {
 #[test]
 fn a_fenced_primary_steps_down_by_itself_where_it_knows_the_others() {
     let world = World::new();
-    let eu_listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let eu_listen = free_address();
     let mut hub = world.configured(
         "hub",
         "poll = \"1s\"\n[region]\nname = \"home\"",

@@ -12,23 +12,11 @@ use serde_json::{Value, json};
 
 use crate::{
     oracle::{Item, contents, sha256, wait_equal},
-    world::{Node, World, curl, eventually},
+    world::{Node, World, curl, eventually, noise},
 };
 
 /// Above this a file is an object.
 const LARGE: usize = 1_500_000;
-
-/// Bytes that nothing makes smaller.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    (0..length.div_ceil(8)).flat_map(|_| next().to_le_bytes()).take(length).collect()
-}
 
 /// Stock git in a folder, with no configuration of anyone.
 fn git_in(folder: &Path, arguments: &[&str]) -> Output {

@@ -12,22 +12,8 @@ use serde_json::Value;
 
 use crate::{
     oracle::{sha256, wait_equal},
-    world::{Node, World, curl, eventually},
+    world::{Node, World, curl, eventually, noise},
 };
-
-/// Does not compress.
-fn noise(seed: u32, size: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    let step = |_| {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_be_bytes()
-    };
-    let mut bytes: Vec<u8> = (0..size.div_ceil(4)).flat_map(step).collect();
-    bytes.truncate(size);
-    bytes
-}
 
 /// Bytes that a folder takes on disk, as `du` counts them.
 fn disk_use(folder: &Path) -> u64 {
@@ -96,7 +82,7 @@ fn a_daily_artifact_takes_the_space_of_its_kept_versions_only() {
     eu.start();
     let (mut commits, mut most) = (Vec::new(), 0);
     for n in 1..=count {
-        let bytes = noise(n, size);
+        let bytes = noise(n.into(), size);
         commits.push(publish(&hub, || fs::write(hub.dir.join("app.bin"), bytes).unwrap()));
         wait_equal(&hub.dir, &[&eu.dir]);
         for node in [&hub, &eu] {
@@ -141,7 +127,7 @@ fn collecting_goes_by_the_role_that_a_node_has_now() {
     let mut hub = world.configured("hub", "", keep);
     hub.start();
     let release = |node: &Node, n: u32| {
-        publish(node, || fs::write(node.dir.join("app.bin"), noise(n, 700_000)).unwrap());
+        publish(node, || fs::write(node.dir.join("app.bin"), noise(n.into(), 700_000)).unwrap());
     };
     let feed = format!("upstream = \"{}\"\nhistory = 1\n{keep}", hub.url());
     let mut eu = world.configured("eu", "[region]\nname = \"eu\"", &feed);
@@ -216,7 +202,7 @@ fn deploy(hub: &Node) {
 
 fn write_files(hub: &Node) {
     for n in 0..30_u32 {
-        fs::write(hub.dir.join(format!("small-{n}")), noise(n, 3_000)).unwrap();
+        fs::write(hub.dir.join(format!("small-{n}")), noise(n.into(), 3_000)).unwrap();
     }
     fs::write(hub.dir.join("large.bin"), noise(100, 1_500_000)).unwrap();
 }

@@ -10,23 +10,8 @@ use std::{
 use crate::{
     oracle::{compare, sha256, wait_equal},
     proxy::Proxy,
-    world::{Node, World, curl, eventually, eventually_within},
+    world::{Node, World, curl, eventually, eventually_within, noise},
 };
-
-/// Bytes that do not compress (splitmix64).
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = state;
-        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bytes.extend((word ^ word >> 31).to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
-}
 
 pub fn is_full_run() -> bool {
     std::env::var_os("DEPSYNC_FULL").is_some()

@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    guarded::{Authority, Guarded, PRIMARY, arrives, free_port, mirror},
-    world::{World, curl, depsync, eventually, git},
+    guarded::{Authority, Guarded, PRIMARY, arrives, mirror},
+    world::{World, curl, depsync, eventually, free_address, git},
 };
 
 #[test]
@@ -32,9 +32,7 @@ fn a_region_with_a_token_mirrors_over_tls_until_the_token_is_revoked() {
     arrives(&region, "two");
 
     assert!(hub.admin(&["token", "revoke", &second]).status.success());
-    eventually("the region says that it is not let in", || {
-        if region.log().contains("does not accept our token") { Ok(()) } else { Err(region.log()) }
-    });
+    turned_away(&region);
     let nodes = hub.admin(&["nodes"]);
     assert!(nodes.status.success(), "{nodes:?}");
 }
@@ -51,7 +49,7 @@ fn a_redirect_and_a_readers_token_of_the_hub_are_good_at_the_region() {
     fs::write(hub.folder.join("dir/a.txt"), "one").unwrap();
     let (_, token) = hub.token("eu", &["--role", "mirror", "--region", "edge-1"]);
     let (id, reader) = hub.token("reader", &["--role", "reader", "--feed", "apps"]);
-    let port = free_port();
+    let port = free_address().port();
     let advertise = format!("advertise = \"https://localhost:{port}\"\n");
     let config = mirror(&hub, &token);
     let region = Guarded::start_with(&world, &authority, "eu", (port, &advertise, &config));
@@ -158,9 +156,7 @@ fn a_stolen_mirror_token_writes_nothing_and_reads_no_other_feed() {
 
     // It names the region eu: it is not good for another one.
     let thief = Guarded::start(&world, &authority, "thief", &mirror(&hub, &stolen));
-    eventually("it is turned away", || {
-        if thief.log().contains("does not accept our token") { Ok(()) } else { Err(thief.log()) }
-    });
+    turned_away(&thief);
     assert_eq!(fs::read_dir(thief.folder.join("dir")).unwrap().count(), 0);
 }
 
@@ -295,7 +291,7 @@ fn a_mirror_whose_token_names_no_region_is_never_led_to() {
     let (_, good) = hub.token("good", &["--role", "mirror", "--region", "edge-1"]);
     let (_, reader) = hub.token("reader", &["--role", "reader"]);
     let node = |name: &str, token: &Path| {
-        let port = free_port();
+        let port = free_address().port();
         let advertise = format!("advertise = \"https://localhost:{port}\"\n");
         let config = mirror(&hub, token);
         let node = Guarded::start_with(&world, &authority, name, (port, &advertise, &config));

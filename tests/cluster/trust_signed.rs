@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, process::Command};
 use crate::{
     guarded::{Authority, Guarded, PRIMARY, arrives, mirror},
     proxy::Proxy,
-    world::{Node, World, depsync, eventually, feed, git},
+    world::{Node, World, depsync, eventually, feed, git, noise},
 };
 
 /// A key of its own, and the line that believes it.
@@ -118,14 +118,6 @@ fn what_is_changed_on_the_way_is_refused_and_told_and_the_old_release_stays() {
     let mirrored = format!("upstream = {:?}\ntrusted_keys = {trusted:?}", link.url());
     let mut eu = world.configured("eu", "region = { name = \"eu\" }", &mirrored);
     eu.start();
-    let noise = |seed: u64, size: usize| -> Vec<u8> {
-        let mut state = seed;
-        let next = |_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            state.to_be_bytes()[0]
-        };
-        (0..size).map(next).collect()
-    };
     let mut large = noise(1, 2_000_000);
     let put = |name: &str, bytes: &[u8]| fs::write(hub.dir.join(name), bytes).unwrap();
     let lies = |name: &str| fs::read(eu.dir.join(name)).unwrap_or_default();

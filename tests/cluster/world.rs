@@ -272,6 +272,12 @@ impl Node {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// The header that lets its administrator in.
+    pub fn bearer(&self) -> String {
+        let token = fs::read_to_string(self.state.join("admin.token")).unwrap();
+        format!("Authorization: Bearer {}", token.trim())
+    }
+
     /// The bare repository of its feed.
     pub fn git_dir(&self) -> PathBuf {
         self.state.join("feeds/default/git")
@@ -345,6 +351,26 @@ impl Drop for Node {
         }
         self.kill();
     }
+}
+
+/// Bytes that do not compress, the same for a seed (splitmix64).
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bytes.extend((word ^ word >> 31).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Where nobody listens: for what has to be known before the start.
+pub fn free_address() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// Runs the binary to its end.
