@@ -15,6 +15,8 @@ mod stages;
 mod steward;
 mod survey;
 mod systemd;
+mod tls;
+mod trial;
 
 use std::{
     collections::BTreeMap,
@@ -36,10 +38,12 @@ use self::{
     kept::Kept,
     stages::{Signals, Stages},
     steward::Steward,
+    tls::{Tls, keep_certificates},
 };
 pub use self::{
     error::Error,
     survey::{Survey, floor, survey},
+    trial::{Tried, try_nats, try_upstreams},
 };
 pub use crate::bus::Importing;
 use crate::{
@@ -47,14 +51,9 @@ use crate::{
     config::{self, Checkout, FeedSettings, Primary, Settings},
     disk::CurrentRoot,
     ledger::{Audit, Decisions, Ledger, state_dir::StateDir},
-    model::{FeedName, Head, Keep, PassSecret, Subset},
-    origin, replica, serve, sys, tls, upkeep,
+    model::{FeedName, Keep, PassSecret, Subset},
+    origin, replica, serve, sys, upkeep,
 };
-
-/// How often a certificate on disk is looked at.
-const CERTIFICATE: Duration = Duration::from_secs(5);
-/// How long a NATS server may take to answer whoever only tries it.
-const TRY: Duration = Duration::from_secs(5);
 
 /// The largest upload, in bytes: beyond it a copy into the folder is the better way.
 const MAX_UPLOAD: u64 = 16 << 30;
@@ -84,46 +83,6 @@ pub fn run(settings: Settings, watcher: Option<Watcher>) -> Result<(), Error> {
     result
 }
 
-/// An upstream of a feed, and what came of trying it: the head there, or what is in the way.
-pub type Tried = (FeedName, String, Result<Option<Head>, String>);
-
-/// Tries every upstream that a configuration names, as the daemon would connect to it.
-///
-/// # Errors
-/// When requests cannot be made at all.
-pub fn try_upstreams(settings: &Settings) -> Result<Vec<Tried>, Error> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let tls = Tls::open(settings)?;
-    let mut tried = Vec::new();
-    for feed in &settings.feeds {
-        let mirror = &feed.mirror;
-        for url in &mirror.upstreams {
-            let wrong = |_| Error::Upstream { feed: feed.name.clone(), url: url.to_string() };
-            let base = reqwest::Url::parse(url.as_str()).map_err(wrong)?;
-            let contact = contact(mirror, tls.client_of(&feed.name))?;
-            let came =
-                runtime.block_on(contact.try_to_follow(&base)).map_err(|error| error.to_string());
-            tried.push((feed.name.clone(), url.to_string(), came));
-        }
-    }
-    Ok(tried)
-}
-
-/// Why the NATS server that a configuration names cannot be reached; none: it can, or none is named.
-///
-/// # Errors
-/// When connections cannot be made at all.
-pub fn try_nats(settings: &Settings) -> Result<Option<String>, Error> {
-    let Some(url) = &settings.nats else { return Ok(None) };
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let tls = Tls::open(settings)?;
-    let tried = runtime.block_on(async {
-        let nats = Nats::connect(url.as_str(), "check", tls.client.config()).await?;
-        nats.await_up(TRY).await
-    });
-    Ok(tried.err().map(|error| error.to_string()))
-}
-
 /// Whatever still blocks a thread by now would hold up the exit for ever.
 fn abandon(runtime: Runtime) {
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -137,16 +96,6 @@ struct Node {
     decisions: Arc<Decisions>,
     feeds: Vec<Feed>,
     tls: Tls,
-}
-
-/// How this node speaks TLS.
-struct Tls {
-    /// To whoever connects; none: not at all.
-    server: Option<Arc<tls::Server>>,
-    /// To other nodes.
-    client: Arc<tls::Client>,
-    /// To the upstreams of feeds that say more of it.
-    upstreams: BTreeMap<FeedName, Arc<tls::Client>>,
 }
 
 impl Node {
@@ -431,7 +380,10 @@ fn rules(guard: Option<config::Guard>) -> origin::Rules {
 }
 
 /// With what a feed's upstreams are asked for it.
-fn contact(mirror: &config::Mirror, tls: &Arc<tls::Client>) -> Result<replica::Contact, Error> {
+fn contact(
+    mirror: &config::Mirror,
+    tls: &Arc<crate::tls::Client>,
+) -> Result<replica::Contact, Error> {
     let tls = tls.config();
     Ok(replica::Contact {
         feed: mirror.upstream_feed.clone(),
@@ -450,63 +402,6 @@ fn http_client(tls: &rustls::ClientConfig) -> Result<reqwest::Client, Error> {
         .tcp_nodelay(true)
         .user_agent(concat!("depsync/", env!("CARGO_PKG_VERSION")));
     Ok(client.build()?)
-}
-
-impl Tls {
-    fn open(settings: &Settings) -> Result<Self, Error> {
-        // Whoever opens it a second time in one process finds the provider there.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let identity =
-            |pair: &Option<_>| pair.clone().map(|(cert, key)| tls::Identity { cert, key });
-        let config::Tls { pair, ca, client_ca } = &settings.tls;
-        let own = identity(pair);
-        let terms = tls::Terms { identity: own.clone(), ca: ca.clone(), pins: Vec::new() };
-        let mut upstreams = BTreeMap::new();
-        for FeedSettings { name, mirror, .. } in &settings.feeds {
-            let shown = identity(&mirror.identity).or_else(|| own.clone());
-            let more = tls::Terms { identity: shown, pins: mirror.pins.clone(), ..terms.clone() };
-            if more != terms {
-                upstreams.insert(name.clone(), tls::Client::load(more)?);
-            }
-        }
-        let guests = match (client_ca, ca) {
-            (Some(ca), _) => tls::Guests::Known(ca.clone()),
-            (None, Some(ca)) => tls::Guests::Checked(ca.clone()),
-            (None, None) => tls::Guests::Anyone,
-        };
-        let server = own.map(|identity| tls::Server::load(identity, guests)).transpose()?;
-        Ok(Self { server: server.map(Arc::new), client: tls::Client::load(terms)?, upstreams })
-    }
-
-    /// For what a feed's upstreams are asked.
-    fn client_of(&self, feed: &FeedName) -> &Arc<tls::Client> {
-        self.upstreams.get(feed).unwrap_or(&self.client)
-    }
-
-    /// Takes up what was exchanged on disk; says whether anything was, and what cannot be used.
-    fn refresh(&self) -> Vec<Result<bool, tls::Error>> {
-        let clients = std::iter::once(&self.client).chain(self.upstreams.values());
-        let clients = clients.map(|client| client.refresh());
-        self.server.iter().map(|server| server.refresh()).chain(clients).collect()
-    }
-}
-
-/// Takes up certificates that were exchanged on disk; transfers under way go on with the old ones.
-async fn keep_certificates(node: Arc<Node>, stop: CancellationToken) -> Result<(), Error> {
-    while stop.run_until_cancelled(tokio::time::sleep(CERTIFICATE)).await.is_some() {
-        let node = Arc::clone(&node);
-        #[expect(clippy::disallowed_methods, reason = "a few small files, now and then")]
-        let read = tokio::task::spawn_blocking(move || node.tls.refresh()).await;
-        let read = read.map_err(|panic| Error::Ended(panic.to_string()))?;
-        if read.iter().any(|read| matches!(read, Ok(true))) {
-            tracing::info!("other certificates are in force");
-        }
-        // A node shows the same one to its clients and to others: its fault is told once.
-        if let Some(Err(error)) = read.into_iter().find(Result::is_err) {
-            tracing::error!(%error, "the certificate on disk cannot be used; the old one stays in force");
-        }
-    }
-    Ok(())
 }
 
 /// Tells how far a feed's first import is, as often as its state is posted.

@@ -69,7 +69,9 @@ impl<'a> Watched<'a> {
             _ => fault(format!("cannot be opened: {error}")),
         })?;
         if !real.is_dir() {
-            return Err(fault("is a file; a feed is a directory".to_owned()));
+            return Err(fault(
+                "is not a directory; name the one that holds the feed's files".to_owned(),
+            ));
         }
         Ok(Self { feed, real })
     }
@@ -135,7 +137,7 @@ fn state_fault(state: &Path, dirs: &[Watched<'_>]) -> Option<Fault> {
     let path = state.display();
     let real = real_path(state);
     if real.exists() && !real.is_dir() {
-        return fault(format!("{path} is a file; the state is kept in a directory"));
+        return fault(format!("{path} is not a directory; the state is kept in one"));
     }
     let near = |dir: &&Watched<'_>| real.starts_with(&dir.real) || dir.real.starts_with(&real);
     let dir = dirs.iter().find(near)?;

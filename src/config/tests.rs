@@ -227,8 +227,8 @@ fn directories_are_looked_at_before_anything_is_made() {
     std::os::unix::fs::symlink(at("apps"), at("link")).unwrap();
     for (state, dir, line) in [
         ("state", "gone", "dir: gone of feed \"default\" does not exist; make it first"),
-        ("state", "file", "dir: file of feed \"default\" is a file"),
-        ("file", "apps", "state_dir: file is a file"),
+        ("state", "file", "dir: file of feed \"default\" is not a directory"),
+        ("file", "apps", "state_dir: file is not a directory"),
         (
             "apps/state",
             "apps",

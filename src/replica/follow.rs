@@ -5,6 +5,9 @@
 //! carry the head. It never does anything itself: events in, effects out, and the shell in `mod.rs`
 //! carries them out. A head that is behind ours or on another line is refused and alarmed on.
 
+mod heads;
+mod told;
+
 use std::{
     collections::{BTreeSet, VecDeque},
     time::{Duration, Instant},
@@ -15,7 +18,7 @@ use crate::{
     model::{Head, Oid, Step},
     replica::{
         backoff::Backoff,
-        event::{Effect, Event, Failure, Manner, Parcel, Refusal, Summary},
+        event::{Effect, Event, Failure, Manner, Parcel, Refusal},
     },
 };
 
@@ -172,66 +175,6 @@ impl Follow {
     /// Whether nothing is under way that could bring a commit which is not here.
     pub fn has_all_it_knows_of(&self) -> bool {
         !self.polling && self.fetching.is_none() && self.lacks().is_none()
-    }
-
-    /// How it stands.
-    pub fn summary(&self) -> Summary {
-        let (state, detail) = self.state();
-        let last_error = self.fetch_error.clone().or_else(|| self.checkout_error.clone());
-        let (want, fetched, have) = (self.want, self.fetched, self.have);
-        Summary { state, detail, want, fetched, have, upstream: self.upstream, last_error }
-    }
-
-    fn state(&self) -> (&'static str, Option<String>) {
-        if let Some(refusal) = &self.refusal {
-            return ("refused", Some(refusal.to_string()));
-        }
-        if let Some(why) = self.waits() {
-            return ("paused", Some(why.to_owned()));
-        }
-        if let Some(error) = &self.checkout_error {
-            return ("failing", Some(error.clone()));
-        }
-        if let Some((_, reason)) = &self.put_off {
-            return ("held", Some(reason.clone()));
-        }
-        match (&self.fetch_error, self.link) {
-            (Some(error), Link::Up) => ("failing", Some(error.clone())),
-            (None, _) if self.is_busy() => ("syncing", None),
-            (None, Link::Up) => ("idle", self.remark()),
-            (error, _) => {
-                let reason = self.broken.as_ref().or(error.as_ref());
-                (self.barred.unwrap_or("waiting-for-upstream"), reason.cloned())
-            }
-        }
-    }
-
-    /// What keeps the directory from the newest head, though all is well.
-    fn remark(&self) -> Option<String> {
-        if let Some(pin) = self.pin {
-            return Some(format!("pinned to commit {} by the primary", pin.commit.short()));
-        }
-        if !self.due && self.goal() != self.have {
-            let head = self.goal().map_or(String::new(), |head| head.commit.short());
-            return Some(format!("commit {head} is here and waits for checkout_at"));
-        }
-        let revoked = self.fetched.filter(|head| self.revoked.contains(&head.commit))?;
-        Some(format!("commit {} is revoked and not checked out", revoked.commit.short()))
-    }
-
-    /// Why it stays where it is though nothing is wrong.
-    pub fn waits(&self) -> Option<&'static str> {
-        match (self.paused_here, self.manner.paused) {
-            (true, _) => Some("paused at this node; `depsync resume` here ends it"),
-            (_, true) => Some("paused by the upstream; `depsync resume` there ends it"),
-            _ => None,
-        }
-    }
-
-    /// Why nobody need wait for it to have the newest head, in words for the upstream: somebody has
-    /// chosen so.
-    pub fn excuse(&self) -> Option<String> {
-        self.waits().map(|_| "it is paused there".to_owned()).or_else(|| self.remark())
     }
 
     fn is_busy(&self) -> bool {
@@ -393,78 +336,6 @@ impl Follow {
         Effect::Fetch { upstream: self.upstream, have, want }
     }
 
-    /// Takes note of the head that the upstream has.
-    fn hear(&mut self, now: Instant, head: Option<Head>, effects: &mut Vec<Effect>) {
-        if self.options.upstreams == 1 {
-            self.poll_at = now + self.options.poll;
-        }
-        if !self.follows(head) {
-            if self.options.upstreams > 1 && self.is_behind(head) {
-                self.lagging = true;
-                self.poll_at = now;
-                return;
-            }
-            self.odd += 1;
-            if self.odd >= ODD_HEADS {
-                self.refuse(head, effects);
-            }
-            return;
-        }
-        self.odd = 0;
-        self.lagging = false;
-        self.refusal = None;
-        if head != self.want && head != self.fetched && !self.manner.spread.is_zero() {
-            let is_set = self.spread_until.is_some_and(|until| until > now);
-            if !is_set {
-                self.spread_until = Some(now + self.reconnect.share(self.manner.spread));
-            }
-        }
-        self.want = head;
-        if self.want == self.fetched {
-            self.fetch_error = None;
-        }
-        if self.want == self.have {
-            self.wanting_since = None;
-        } else {
-            self.wanting_since.get_or_insert(now);
-        }
-    }
-
-    /// Whether we may move to that head, or are there.
-    fn follows(&self, head: Option<Head>) -> bool {
-        match head {
-            None => self.fetched.is_none(),
-            Some(head) if Some(head) == self.split => false,
-            Some(head) => {
-                !matches!(head.step_from(self.fetched.as_ref()), Step::Behind | Step::Split)
-            }
-        }
-    }
-
-    /// Whether it is an older one of our own line, as far as that can be told.
-    fn is_behind(&self, head: Option<Head>) -> bool {
-        head.is_none_or(|head| head.step_from(self.fetched.as_ref()) == Step::Behind)
-    }
-
-    fn refuse(&mut self, head: Option<Head>, effects: &mut Vec<Effect>) {
-        let Some(have) = self.fetched else { return };
-        let is_new = self.refusal.is_none();
-        let refusal = Refusal { head, have };
-        self.refusal = Some(refusal);
-        self.want = None;
-        self.begun = None;
-        if is_new {
-            effects.push(Effect::Alarm(refusal));
-            let refused = head.unwrap_or(have);
-            effects.push(Effect::Report(Ack::new(
-                refused,
-                Outcome::Refused,
-                0,
-                Some(&refusal.to_string()),
-            )));
-        }
-    }
-
     /// Keeps an announced pack while it continues what we have, are fetching, or keep already.
     fn keep(&mut self, parcel: Option<Parcel>) {
         let Some(parcel) = parcel.filter(|_| self.parcels.len() < MAX_PARCELS) else {
@@ -483,43 +354,6 @@ impl Follow {
         self.parcels.clear();
         self.reconnect.failed(now);
         self.upstream = (self.upstream + 1) % self.options.upstreams.max(1);
-    }
-
-    /// Several upstreams: the one of the highest epoch is followed.
-    fn compare(
-        &mut self,
-        now: Instant,
-        heads: &[(usize, Option<Head>)],
-        effects: &mut Vec<Effect>,
-    ) {
-        self.polling = false;
-        let epoch = |head: Option<Head>| head.map_or(0, |head| head.epoch);
-        let of_ours = heads.iter().find(|(upstream, _)| *upstream == self.upstream);
-        let good = heads.iter().filter(|(_, head)| head.is_some() && self.follows(*head));
-        let best = good.max_by_key(|(upstream, head)| (epoch(*head), *upstream == self.upstream));
-        if let Some(&(upstream, head)) = best
-            && upstream != self.upstream
-            && (self.refusal.is_some()
-                || self.lagging
-                || self.link != Link::Up
-                || epoch(head) > epoch(self.want))
-        {
-            effects.push(Effect::Disconnect);
-            self.upstream = upstream;
-            self.link = Link::Down;
-            self.reconnect.reset();
-            self.parcels.clear();
-            self.hear(now, head, effects);
-        } else if let Some(&(_, head)) = of_ours {
-            if self.options.upstreams == 1 || self.follows(head) || !self.is_behind(head) {
-                return self.hear(now, head, effects);
-            }
-            self.odd += 1;
-            let all_say_so = heads.len() == self.options.upstreams;
-            if self.odd >= if all_say_so { ODD_HEADS } else { ODD_ALONE } {
-                self.refuse(head, effects);
-            }
-        }
     }
 
     fn take_fetched(&mut self, now: Instant, head: Head, effects: &mut Vec<Effect>) {
@@ -586,5 +420,4 @@ impl Follow {
 }
 
 #[cfg(test)]
-#[path = "follow_tests.rs"]
 mod tests;

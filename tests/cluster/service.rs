@@ -4,7 +4,8 @@ use std::{fs, path::Path, process::Command};
 
 use crate::world::{DEPSYNC, World};
 
-/// From 0 (shut in) to 10 (free), by systemd's own reckoning; services without a sandbox have 9.
+/// In tenths, from 0 (shut in) to 100 (free), by systemd's own reckoning; services without a sandbox
+/// have some 90.
 const MOST_EXPOSED: u32 = 25;
 
 fn analyze(arguments: &[&str], unit: &Path) -> String {
