@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Result,
+    Error, Result,
     ignore::ignore_file,
     read::{FileSeen, LARGE, Seen},
     session::Session,
@@ -29,7 +29,7 @@ impl Session<'_, '_> {
             self.absorb(&done.look, done.seen)?;
             any = true;
         }
-        while now.elapsed() < slice {
+        while now.elapsed() < slice && self.report.full.is_none() {
             let Some(look) = self.settle.next(Instant::now()) else { break };
             any = true;
             if look.lane == Lane::Scan && self.readers.has_room() {
@@ -65,7 +65,15 @@ impl Session<'_, '_> {
                 self.stage.saw_nothing(path)?
             }
             Seen::Dir(meta) => self.saw_dir(path, meta)?,
-            Seen::File(seen) => self.saw_file(path, &seen)?,
+            // The rest of what was read already; all of it is found again.
+            Seen::File(_) if self.report.full.is_some() => Effect::Same,
+            Seen::File(seen) => match self.saw_file(path, &seen) {
+                Err(Error::Store(error)) if error.is_full() => {
+                    self.ran_full(now, &error);
+                    Effect::Same
+                }
+                effect => effect?,
+            },
         };
         self.settle.judged(now, path, Verdict::Settled);
         if effect != Effect::Same {

@@ -35,7 +35,8 @@ use crate::{
         Names, RelPath,
         names::{HOLD_FILE, IGNORE_FILE},
     },
-    store::{Draft, Encoder},
+    store::{self, Draft, Encoder},
+    sys,
 };
 
 /// Paths that may wait to be looked at before a scan pauses; memory stays flat in any tree, and the
@@ -53,6 +54,10 @@ const POLLS_PER_SCAN: u32 = 10;
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
 /// How often it is looked whether a full disk has room again.
 const CHECK_ROOM: Duration = Duration::from_secs(1);
+/// By how much more is free, or how much later, it is tried again to store what there was no room for:
+/// all of it is read anew.
+const MORE_ROOM: u64 = 1 << 20;
+const TRY_ROOM: Duration = Duration::from_secs(30);
 
 /// Why a session ended.
 pub(super) enum End {
@@ -112,7 +117,15 @@ pub(super) struct Session<'a, 'scope> {
     polls: u32,
     pub(super) next_root_check: Instant,
     pub(super) next_room_check: Instant,
+    ran_full: Option<RanFull>,
     pub(super) flush_at: Option<Instant>,
+}
+
+/// Something found no room though it was there when it was asked for.
+struct RanFull {
+    /// Bytes that were free afterwards.
+    free: u64,
+    again_at: Instant,
 }
 
 /// A commit that failed.
@@ -193,6 +206,7 @@ impl<'a, 'scope> Session<'a, 'scope> {
             polls: 0,
             next_root_check: now,
             next_room_check: now,
+            ran_full: None,
             flush_at: None,
             root,
             origin,
@@ -375,7 +389,11 @@ impl<'a, 'scope> Session<'a, 'scope> {
         // A full disk need not be asked each time that something wakes us.
         if self.report.full.is_none() || now >= self.next_room_check {
             self.next_room_check = now + CHECK_ROOM;
-            let full = self.setup.store.check_room(0).err().map(|error| error.to_string());
+            let full = match self.setup.store.check_room(0) {
+                Err(error) => Some(error.to_string()),
+                Ok(()) if self.is_still_full(now) => self.report.full.clone(),
+                Ok(()) => None,
+            };
             match (&self.report.full, &full) {
                 (None, Some(why)) => tracing::error!(feed = %self.setup.feed, "{why}"),
                 (Some(_), None) => tracing::info!(feed = %self.setup.feed, "there is room again"),
@@ -384,6 +402,27 @@ impl<'a, 'scope> Session<'a, 'scope> {
             self.report.full = full;
         }
         self.report.full.is_some()
+    }
+
+    /// There was less room than was asked for, since others fill the disk as well: what was read is
+    /// dropped, and read again once there may be room.
+    pub(super) fn ran_full(&mut self, now: Instant, error: &store::Error) {
+        tracing::error!(feed = %self.setup.feed, %error, "the disk has run full");
+        self.begin_batch_again();
+        self.report.full = Some(error.to_string());
+        self.ran_full = Some(RanFull { free: self.free(), again_at: now + TRY_ROOM });
+        self.next_room_check = now + CHECK_ROOM;
+    }
+
+    fn is_still_full(&mut self, now: Instant) -> bool {
+        let free = self.free();
+        self.ran_full.take_if(|then| now >= then.again_at || free >= then.free + MORE_ROOM);
+        self.ran_full.is_some()
+    }
+
+    /// Bytes; all there could be where it cannot be asked.
+    fn free(&self) -> u64 {
+        sys::space(self.setup.store.spool()).map_or(u64::MAX / 2, |space| space.free)
     }
 
     /// Drops what was read and not committed, and finds it again.

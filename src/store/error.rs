@@ -103,6 +103,18 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// Whether there is no room on the disk, or for this user.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Error::NoRoom { .. } => true,
+            Error::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+
     /// How to react.
     pub fn class(&self) -> Class {
         match self {

@@ -26,6 +26,7 @@ mod downloads_releases;
 mod examples;
 mod fleet;
 mod fleet_faults;
+mod full_disk;
 mod guarded;
 mod history;
 mod hooks;
