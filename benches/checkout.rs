@@ -84,7 +84,7 @@ fn check_out(store: &Store, state: &Path, root: &Root, from: Option<Oid>, to: Oi
     });
     let placed = placed.unwrap();
     assert!(placed.faults.is_empty(), "{:?}", placed.faults.first());
-    mark.set().unwrap();
+    store.set_prepared(mark).unwrap();
     started.elapsed()
 }
 

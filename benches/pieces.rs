@@ -167,7 +167,7 @@ fn check_out(filled: &Filled, root: &Root, there: &mut Option<Oid>) {
         holds: None,
     });
     assert!(placed.unwrap().faults.is_empty());
-    mark.set().unwrap();
+    store.set_prepared(mark).unwrap();
     *there = Some(filled.head);
 }
 

@@ -174,7 +174,7 @@ impl Checkout {
             *self.partial() = Some(Partial { to, faulty });
             return Err(Error::Paths(placed.faults));
         }
-        mark.set()?;
+        self.store.set_prepared(mark)?;
         *self.partial() = None;
         self.repairs.forget(changes);
         let drifted = changes.iter().filter_map(|change| self.differs(change).transpose());

@@ -53,13 +53,28 @@ pub(super) fn make_folder(folder: &Path) -> Result<()> {
     folder.parent().map_or(Ok(()), sync_folder)
 }
 
+/// What had a name that is another file's now. It is freed when this is dropped, which takes as long
+/// as a sync does: best where nobody waits.
+#[derive(Debug)]
+#[must_use = "freeing it takes time: drop it where nobody waits"]
+pub(super) struct Replaced {
+    _open: Option<File>,
+}
+
+impl Replaced {
+    fn at(path: &Path) -> Self {
+        Replaced { _open: File::open(path).ok() }
+    }
+}
+
 /// Replaces a file as git replaces a ref: `<path>.lock` is made, written, synced, renamed. The
 /// folder must exist; its names are durable afterwards.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<Replaced> {
     let new = Replacement::write(path, bytes)?;
     new.file.sync_all().map_err(Error::io("sync", &new.lock))?;
-    new.put()?;
-    path.parent().map_or(Ok(()), sync_folder)
+    let replaced = new.put()?;
+    path.parent().map_or(Ok(()), sync_folder)?;
+    Ok(replaced)
 }
 
 /// What a file is to be replaced by, written beside it; without [`Replacement::put`] it goes again.
@@ -85,10 +100,11 @@ impl Replacement {
     }
 
     /// Puts it in place, once it is synced.
-    pub(super) fn put(mut self) -> Result<()> {
+    pub(super) fn put(mut self) -> Result<Replaced> {
+        let replaced = Replaced::at(&self.path);
         fs::rename(&self.lock, &self.path).map_err(Error::io("replace", &self.path))?;
         self.is_put = true;
-        Ok(())
+        Ok(replaced)
     }
 }
 
@@ -102,7 +118,7 @@ impl Drop for Replacement {
 }
 
 /// As [`replace`], with a file of the same file system that holds the bytes and is synced already.
-pub(super) fn replace_by(path: &Path, bytes: &[u8], synced: &Path) -> Result<()> {
+pub(super) fn replace_by(path: &Path, bytes: &[u8], synced: &Path) -> Result<Replaced> {
     let mut lock = path.as_os_str().to_owned();
     lock.push(".lock");
     match sys::rename_new(CWD, synced, CWD, Path::new(&lock)) {
@@ -113,17 +129,14 @@ pub(super) fn replace_by(path: &Path, bytes: &[u8], synced: &Path) -> Result<()>
         // A file system that cannot: it is written once more.
         Err(_) => return replace(path, bytes),
     }
-    let before = File::open(path);
+    let replaced = Replaced::at(path);
     if let Err(error) = fs::rename(&lock, path) {
         // Best effort: the next start sweeps what stays.
         let _ = fs::remove_file(&lock);
         return Err(Error::io("replace", path)(error));
     }
-    std::thread::scope(|scope| {
-        // What was there is freed when it is closed, which takes as long as a sync does.
-        scope.spawn(move || drop(before));
-        path.parent().map_or(Ok(()), sync_folder)
-    })
+    path.parent().map_or(Ok(()), sync_folder)?;
+    Ok(replaced)
 }
 
 /// Moves a finished file (already synced) to its final name. The folder is not synced.

@@ -73,9 +73,13 @@ use crate::{
     model::{Head, Oid},
     signing::{Signer, Trusted},
 };
+use durable::Replaced;
 use log::Line;
 pub use read::Listing;
 use read::Totals;
+
+/// Replaced files that wait to be freed; those before go at once.
+const MAX_REPLACED: usize = 64;
 
 /// One feed's repository.
 pub struct Store {
@@ -87,6 +91,8 @@ pub struct Store {
     line: Mutex<Line>,
     /// One writer of references at a time.
     publishing: Mutex<()>,
+    /// Files of references that were replaced, for [`Store::free_replaced`].
+    replaced: Mutex<Vec<Replaced>>,
     /// One at a time rewrites packs.
     folding: Mutex<()>,
     fresh: retain::Fresh,
@@ -162,17 +168,45 @@ impl Store {
     /// When the mark cannot be written.
     pub fn set_checked_out(&self, commit: Oid) -> Result<()> {
         let _one = self.lock_references();
-        refs::write(&self.git, refs::CHECKOUT, commit)
+        self.free_later(refs::write(&self.git, refs::CHECKOUT, commit)?);
+        Ok(())
     }
 
-    /// Prepares that record: once [`Mark::file`] is synced, setting it waits for no disk. While it
-    /// is prepared, nobody else changes the record.
+    /// Prepares that record: once [`Mark::file`] is synced, [`Store::set_prepared`] waits for no disk.
+    /// While it is prepared, nobody else changes the record.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn prepare_checked_out(&self, commit: Oid) -> Result<Mark> {
         let _one = self.lock_references();
         refs::prepare(&self.git, refs::CHECKOUT, commit)
+    }
+
+    /// Puts a prepared record in force at once. A power cut may bring the old one back, and then
+    /// whatever was done for the new one is looked at again.
+    ///
+    /// # Errors
+    /// When it cannot be put in place.
+    pub fn set_prepared(&self, mark: Mark) -> Result<()> {
+        self.free_later(mark.set()?);
+        Ok(())
+    }
+
+    fn free_later(&self, replaced: Replaced) {
+        let mut all = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody came for a while: those before are freed here.
+        if all.len() >= MAX_REPLACED {
+            all.clear();
+        }
+        all.push(replaced);
+    }
+
+    /// Frees files of references that were replaced, which takes as long as a sync: for whom nobody
+    /// waits.
+    pub fn free_replaced(&self) {
+        let all =
+            std::mem::take(&mut *self.replaced.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(all);
     }
 
     /// Forgets it, durably: what lies in the directory is no longer ours to know.

@@ -80,7 +80,7 @@ impl Store {
         sweep(dir)?;
         for (name, text) in [("config", CONFIG), ("HEAD", "ref: refs/heads/main\n")] {
             if !git.join(name).exists() {
-                durable::replace(&git.join(name), text.as_bytes())?;
+                drop(durable::replace(&git.join(name), text.as_bytes())?);
             }
         }
         let db = Db::open(&git.join("objects"))?;
@@ -91,6 +91,7 @@ impl Store {
             db,
             line: Line::default().into(),
             publishing: ().into(),
+            replaced: Vec::new().into(),
             folding: ().into(),
             fresh: Fresh::default(),
             public: Public::default(),

@@ -42,7 +42,7 @@ impl Store {
             return Err(Error::Moved { expected: commit.parent, found });
         }
         self.move_in(&commit.id, pack.file.path(), index.path())?;
-        refs::write_synced(&self.git, refs::MAIN, commit.id, &reference)?;
+        self.free_later(refs::write_synced(&self.git, refs::MAIN, commit.id, &reference)?);
         let signed = objects.get(&commit.id).and_then(|raw| as_signed(raw));
         for (id, bytes) in objects {
             self.db.remember(id, bytes);
@@ -114,7 +114,7 @@ impl Store {
         receive::same_head(&commit, to)?;
         self.check_signature(to.commit, &self.db.read_often(Type::Commit, to.commit)?)?;
         let _one = self.lock_references();
-        refs::write(&self.git, refs::MAIN, to.commit)?;
+        self.free_later(refs::write(&self.git, refs::MAIN, to.commit)?);
         self.line().advance(commit);
         self.fresh.all_published(to.seq);
         Ok(())

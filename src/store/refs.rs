@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 
 use super::{
     Error, Result,
-    durable::{self, Replacement},
+    durable::{self, Replaced, Replacement},
     pack,
 };
 use crate::model::Oid;
@@ -41,7 +41,7 @@ pub(super) fn read(git: &Path, name: &str) -> Result<Option<Oid>> {
 }
 
 /// Makes a reference hold an id, durably.
-pub(super) fn write(git: &Path, name: &str, id: Oid) -> Result<()> {
+pub(super) fn write(git: &Path, name: &str, id: Oid) -> Result<Replaced> {
     durable::replace(&git.join(name), text(id).as_bytes())
 }
 
@@ -54,7 +54,12 @@ pub(super) fn in_spool(spool: &Path, id: Oid) -> Result<NamedTempFile> {
 }
 
 /// [`write`], with a file of [`in_spool`]'s that is synced by now: one wait less.
-pub(super) fn write_synced(git: &Path, name: &str, id: Oid, synced: &NamedTempFile) -> Result<()> {
+pub(super) fn write_synced(
+    git: &Path,
+    name: &str,
+    id: Oid,
+    synced: &NamedTempFile,
+) -> Result<Replaced> {
     durable::replace_by(&git.join(name), text(id).as_bytes(), synced.path())
 }
 
@@ -67,18 +72,13 @@ fn text(id: Oid) -> String {
 pub struct Mark(Replacement);
 
 impl Mark {
-    /// The file, to be synced together with others before [`Mark::set`].
+    /// The file, to be synced together with others before [`super::Store::set_prepared`].
     #[must_use]
     pub fn file(&self) -> &File {
         &self.0.file
     }
 
-    /// Puts it in force at once. A power cut may bring the old value back, and then whatever was
-    /// done for the new one is looked at again.
-    ///
-    /// # Errors
-    /// When it cannot be put in place.
-    pub fn set(self) -> Result<()> {
+    pub(super) fn set(self) -> Result<Replaced> {
         self.0.put()
     }
 }

@@ -197,7 +197,7 @@ impl Store {
         self.fresh.forget(seq);
         self.remove(doomed, going, &mut collected)?;
         if let Some(out) = uses.newest_out.filter(|_| collected.put_off == 0) {
-            durable::replace(&self.git.join(COLLECTED), format!("{out}\n").as_bytes())?;
+            drop(durable::replace(&self.git.join(COLLECTED), format!("{out}\n").as_bytes())?);
         }
         Ok(collected)
     }

@@ -61,7 +61,7 @@ impl Store {
     }
 
     fn begin_at(&self, commit: Oid) -> Result<()> {
-        durable::replace(&self.git.join(SHALLOW), format!("{commit}\n").as_bytes())
+        durable::replace(&self.git.join(SHALLOW), format!("{commit}\n").as_bytes()).map(drop)
     }
 
     /// Gives up the history before the head, once some of it has gathered. None: not yet, or the head

@@ -78,6 +78,7 @@ impl Tended {
 
     /// Does what is due.
     pub(super) fn tend(&mut self, now: Instant, scheduled: bool, going: Going<'_>) {
+        self.feed.desk.store.free_replaced();
         let chores = *self.feed.desk.chores.borrow();
         let done = self.do_what_is_due(now, scheduled, chores, going);
         let broken_off = done.as_ref().is_err_and(is_broken_off);
