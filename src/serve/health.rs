@@ -24,12 +24,11 @@ pub(super) async fn live(State(edge): State<Arc<Edge>>) -> impl IntoResponse {
     ([(bus::reach::NODE_HEADER, edge.node.to_string())], "ok\n")
 }
 
-/// `GET /readyz`: nobody is asked for a token, so it says no more than it must.
+/// `GET /readyz`: nobody is asked for a token, so no name and no text of an error is told.
 pub(super) async fn ready(State(edge): State<Arc<Edge>>) -> Answer {
     let faults = edge.faults();
     let critical = faults.iter().filter(|fault| fault.level == Level::Critical);
-    let brief =
-        |fault: &Fault| json!({ "feed": fault.feed, "state": fault.state, "fault": fault.what });
+    let brief = |fault: &Fault| json!({ "kind": fault.kind, "state": fault.state });
     let body = body("ready", &critical.map(brief).collect::<Vec<_>>());
     Ok(answer(&edge, body))
 }

@@ -376,11 +376,13 @@ fn a_stage_that_is_stuck_is_shown() {
     fs::write(hub.dir.join("a"), "2").unwrap();
     eventually("that is shown", || {
         let ready = ask("/readyz");
-        match ready["faults"][0]["fault"].as_str() {
-            Some(fault) if fault.contains("has not moved for") => Ok(()),
+        match ready["faults"][0]["kind"].as_str() {
+            Some("stuck") => Ok(()),
             _ => Err(ready.to_string()),
         }
     });
+    let text = ask("/healthz")["faults"][0]["fault"].to_string();
+    assert!(text.contains("has not moved for"), "{text}");
     assert!(ask("/healthz?verbose")["stages"][0]["moved_ms"].as_u64() > Some(20_000));
     tracer.kill().unwrap();
     tracer.wait().unwrap();
@@ -418,11 +420,11 @@ fn a_checkout_that_is_stuck_is_shown_and_the_store_goes_on() {
     let eu = world.region("eu", &hub);
     publish(&hub, "a", "1");
     wait_equal(&hub.dir, &[&eu.dir]);
-    let ready = |node: &Node| -> Value {
-        let answer = curl(&[&format!("{}/readyz", node.url())]);
+    let asked = |node: &Node, path: &str| -> Value {
+        let answer = curl(&[&format!("{}{path}", node.url())]);
         serde_json::from_slice(&answer.stdout).unwrap_or_default()
     };
-    assert_eq!(ready(&eu)["status"], "ready");
+    assert_eq!(asked(&eu, "/readyz")["status"], "ready");
     let threads = fs::read_dir(format!("/proc/{}/task", eu.pid())).unwrap();
     let named = |entry: &fs::DirEntry| {
         fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name == "default-disk\n")
@@ -432,12 +434,14 @@ fn a_checkout_that_is_stuck_is_shown_and_the_store_goes_on() {
     let mut tracer = slow_disk(eu.pid(), thread, &[]);
     publish(&hub, "a", "2");
     eventually("that is shown", || {
-        let ready = ready(&eu);
-        match ready["faults"][0]["fault"].as_str() {
-            Some(fault) if fault.contains("its disk thread does not get on") => Ok(()),
+        let ready = asked(&eu, "/readyz");
+        match ready["faults"][0]["kind"].as_str() {
+            Some("stuck") => Ok(()),
             _ => Err(ready.to_string()),
         }
     });
+    let why = asked(&eu, "/healthz")["faults"][0]["fault"].to_string();
+    assert!(why.contains("its disk thread does not get on"), "{why}");
     // What comes meanwhile is fetched and served, and the primary says who lacks it.
     publish(&hub, "a", "3");
     let newest = hub.commit();
@@ -448,11 +452,11 @@ fn a_checkout_that_is_stuck_is_shown_and_the_store_goes_on() {
     assert_eq!(fs::read_to_string(eu.dir.join("a")).unwrap(), "1");
     let verdict = hub.command(&["wait", "default", "--timeout", "0"]);
     assert!(String::from_utf8_lossy(&verdict.stderr).contains("eu (is behind)"), "{verdict:?}");
-    assert_eq!(ready(&hub)["status"], "ready");
+    assert_eq!(asked(&hub, "/readyz")["status"], "ready");
     tracer.kill().unwrap();
     tracer.wait().unwrap();
     wait_equal(&hub.dir, &[&eu.dir]);
-    eventually("it is ready again", || match ready(&eu) {
+    eventually("it is ready again", || match asked(&eu, "/readyz") {
         ready if ready["status"] == "ready" => Ok(()),
         ready => Err(ready.to_string()),
     });
