@@ -15,7 +15,7 @@ use tempfile::NamedTempFile;
 use super::{
     Commit, Error, Result, Signature, Store, commit,
     db::Type,
-    diff, durable,
+    diff,
     folder::FolderId,
     pack::{self, MAX_BLOB, Pack, PackWriter, PackedBlob},
     rebuild::{self, Statement},
@@ -31,7 +31,7 @@ pub struct Draft<'a> {
     statements: Vec<Statement>,
 }
 
-/// A commit that is written and durable in `spool/` but known to nobody.
+/// A commit that is written in `spool/` and known to nobody.
 pub struct Prepared {
     pub(super) commit: Commit,
     pub(super) pack: Pack,
@@ -141,8 +141,7 @@ impl<'a> Draft<'a> {
         self.statements.is_empty()
     }
 
-    /// Writes trees and commit, one pack and its index, synced, into `spool/`. None when the tree
-    /// is equal to the head's.
+    /// Writes trees and commit, one pack and its index into `spool/`. None when the tree is equal to the head's.
     ///
     /// # Errors
     /// When an entry's blob is nowhere, the head's trees cannot be read, or `spool/` not written.
@@ -280,7 +279,7 @@ fn differences(
     })
 }
 
-/// Completes the pack, and syncs it with its index and what will be the reference.
+/// Completes the pack, with its index and what will be the reference; none is synced.
 fn write_out(
     pack: PackWriter,
     spool: &Path,
@@ -289,6 +288,5 @@ fn write_out(
     let mut pack = pack.finish()?;
     let index = pack.write_index(spool)?;
     let reference = refs::in_spool(spool, commit)?;
-    durable::sync_all(&[pack.file.path(), index.path(), reference.path()])?;
     Ok((pack, index, reference))
 }

@@ -117,7 +117,8 @@ impl Drop for Replacement {
     }
 }
 
-/// As [`replace`], with a file of the same file system that holds the bytes and is synced already.
+/// As [`replace`], with a file of the same file system that holds the bytes and is synced already. The
+/// names of the folder are left for the caller to make durable.
 pub(super) fn replace_by(path: &Path, bytes: &[u8], synced: &Path) -> Result<Replaced> {
     let mut lock = path.as_os_str().to_owned();
     lock.push(".lock");
@@ -135,7 +136,6 @@ pub(super) fn replace_by(path: &Path, bytes: &[u8], synced: &Path) -> Result<Rep
         let _ = fs::remove_file(&lock);
         return Err(Error::io("replace", path)(error));
     }
-    path.parent().map_or(Ok(()), sync_folder)?;
     Ok(replaced)
 }
 

@@ -3,7 +3,8 @@
 //! The daemon's own lock proves that nobody else is here, so every lock and temporary file is stale.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::Path,
     sync::{
         Arc,
@@ -14,6 +15,7 @@ use std::{
 
 use super::{
     Error, Keys, Result, Store,
+    arrived::Arrived,
     check::DAMAGED,
     db::Db,
     durable,
@@ -77,6 +79,7 @@ impl Store {
         for folder in FOLDERS {
             durable::make_folder(&dir.join(folder))?;
         }
+        complete_head(dir)?;
         sweep(dir)?;
         for (name, text) in [("config", CONFIG), ("HEAD", "ref: refs/heads/main\n")] {
             if !git.join(name).exists() {
@@ -111,6 +114,25 @@ const LOCK: &str = ".lock";
 const PACK: &str = ".pack";
 /// Part of an object that nobody came back for.
 const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Makes the index of the head's own pack again, where a power cut left the pack alone. One that is not
+/// whole is left to be swept.
+fn complete_head(dir: &Path) -> Result<()> {
+    let git = dir.join("git");
+    // What a reference says that cannot be read is told where the head is looked for.
+    let Ok(Some(head)) = refs::read(&git, refs::MAIN) else { return Ok(()) };
+    let pack = git.join(format!("objects/pack/pack-{head}.pack"));
+    let index = pack.with_extension("idx");
+    if index.exists() || !pack.exists() {
+        return Ok(());
+    }
+    let mut file = File::open(&pack).map_err(Error::io("open", &pack))?;
+    let Ok(again) = Arrived::take(&mut file, &dir.join("spool")) else { return Ok(()) };
+    let made = again.files().1;
+    durable::sync_all(&[&pack, &made])?;
+    durable::rename(&made, &index)?;
+    durable::sync_folder(&git.join("objects/pack"))
+}
 
 fn sweep(dir: &Path) -> Result<()> {
     let git = dir.join("git");

@@ -1,6 +1,8 @@
-//! Making a commit the head: pack, index and their names durable first, then the reference.
+//! Making a commit the head: its pack and the pack's name are durable first, then the reference.
 //!
-//! Whoever sees the head finds all that it refers to, after a power cut as well.
+//! Whoever sees the head finds all that it refers to, after a power cut as well. The index is derived:
+//! its bytes are durable with the pack, its name with the reference, and where only that came to the
+//! disk the next start makes the index again. So a commit waits for the disk twice.
 
 use std::{path::Path, sync::Arc};
 
@@ -41,8 +43,7 @@ impl Store {
         if found != commit.parent {
             return Err(Error::Moved { expected: commit.parent, found });
         }
-        self.move_in(&commit.id, pack.file.path(), index.path())?;
-        self.free_later(refs::write_synced(&self.git, refs::MAIN, commit.id, &reference)?);
+        self.put_in_force(&commit.id, [pack.file.path(), index.path(), reference.path()])?;
         let signed = objects.get(&commit.id).and_then(|raw| as_signed(raw));
         for (id, bytes) in objects {
             self.db.remember(id, bytes);
@@ -92,6 +93,22 @@ impl Store {
             return Err(Error::Refused(format!("commit {id} does not follow the one announced")));
         }
         Ok(())
+    }
+
+    /// Moves a pack, its index and what makes it the head to their places, durably; none is synced yet.
+    fn put_in_force(&self, commit: &Oid, [pack, index, reference]: [&Path; 3]) -> Result<()> {
+        let to = self.pack_path(commit);
+        let folder = to.parent().expect("packs lie in a folder");
+        // git looks for indexes: a pack without one is not seen yet.
+        durable::rename(pack, &to)?;
+        durable::sync_all(&[&to, index, reference, folder]).inspect_err(|_| {
+            // Best effort: the next start sweeps what stays.
+            let _ = std::fs::remove_file(&to);
+        })?;
+        durable::rename(index, &to.with_extension("idx"))?;
+        let replaced = refs::put(&self.git, refs::MAIN, *commit, reference)?;
+        self.free_later(replaced);
+        durable::sync_all(&[folder, &refs::folder(&self.git, refs::MAIN)])
     }
 
     /// Moves a synced pack and its index in as `pack-<name>`; durable afterwards. A pack that

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File, Permissions},
     io,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use tempfile::NamedTempFile;
@@ -53,14 +53,14 @@ pub(super) fn in_spool(spool: &Path, id: Oid) -> Result<NamedTempFile> {
     Ok(file)
 }
 
-/// [`write`], with a file of [`in_spool`]'s that is synced by now: one wait less.
-pub(super) fn write_synced(
-    git: &Path,
-    name: &str,
-    id: Oid,
-    synced: &NamedTempFile,
-) -> Result<Replaced> {
-    durable::replace_by(&git.join(name), text(id).as_bytes(), synced.path())
+/// [`write`], with a file of [`in_spool`]'s that is synced by now; its name is not durable yet.
+pub(super) fn put(git: &Path, name: &str, id: Oid, synced: &Path) -> Result<Replaced> {
+    durable::replace_by(&git.join(name), text(id).as_bytes(), synced)
+}
+
+/// Where a reference's name lies.
+pub(super) fn folder(git: &Path, name: &str) -> PathBuf {
+    git.join(name).parent().expect("a reference lies in a folder").to_owned()
 }
 
 fn text(id: Oid) -> String {

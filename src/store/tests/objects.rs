@@ -286,6 +286,25 @@ fn a_start_sweeps_what_a_kill_left() {
 }
 
 #[test]
+fn the_heads_pack_that_lost_its_index_in_a_power_cut_gets_it_again() {
+    for size in [10, 300_000] {
+        let world = World::new();
+        world.put(&[("f", "1")]);
+        world.commit(|draft| put_file(draft, "g", &noise(1, size)));
+        let (head, files) = (world.head(), world.files());
+        let World { dir, store } = world;
+        drop(store);
+        let pack = dir.path().join(format!("git/objects/pack/pack-{}.pack", head.commit));
+        let index = fs::read(pack.with_extension("idx")).unwrap();
+        fs::remove_file(pack.with_extension("idx")).unwrap();
+        let world = World { store: Store::open(dir.path()).unwrap(), dir };
+        assert_eq!((world.head(), world.files()), (head, files), "{size}");
+        assert!(fs::read(pack.with_extension("idx")).unwrap() == index, "{size}");
+        assert_eq!(world.git(&["fsck", "--full", "--strict"]), "");
+    }
+}
+
+#[test]
 fn a_torn_head_is_never_taken_for_an_empty_feed() {
     let world = World::new();
     world.put(&[("f", "1")]);
