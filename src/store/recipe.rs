@@ -21,6 +21,10 @@ const FINER_FROM: u64 = 1024;
 /// anything. Without an end, two objects that share nothing would be read whole to say so.
 const FINER_REACH: [u64; 2] = [4 << 20, 128 << 20];
 
+/// Of objects without an equal chunk, so much is looked at for anything else that they share: nearly all
+/// of them are strangers, and a mirror waits for the answer.
+const SAMPLE: u64 = 1 << 20;
+
 /// How far into a gap the shift of each neighbour is tried.
 const REACH: u64 = 16 << 20;
 
@@ -69,7 +73,11 @@ impl Recipe {
         let mut matcher = Matcher::new(old, new);
         let mut before = Stretch { to: 0, from: 0, len: 0 };
         let end = Stretch { to: new.cuts.size(), from: old.cuts.size(), len: 0 };
-        for after in shared(old.cuts.chunks(), new.cuts.chunks()).into_iter().chain([end]) {
+        let shared = shared(old.cuts.chunks(), new.cuts.chunks());
+        if shared.is_empty() && !matcher.are_related()? {
+            return Ok(None);
+        }
+        for after in shared.into_iter().chain([end]) {
             matcher.bridge(before, after)?;
             before = after;
         }
@@ -174,6 +182,29 @@ impl<'a> Matcher<'a> {
     fn new(old: Side<'a>, new: Side<'a>) -> Self {
         let (old_block, new_block) = (vec![0; BLOCK], vec![0; BLOCK]);
         Self { old, new, old_block, new_block, copies: Copies::default() }
+    }
+
+    /// Whether two objects without an equal chunk have anything in common: small chunks at the start, or
+    /// bytes that lie as far from the start, or from the end.
+    fn are_related(&mut self) -> io::Result<bool> {
+        let (old, new) = (self.old.cuts.size(), self.new.cuts.size());
+        if new <= 4 * SAMPLE {
+            return Ok(true);
+        }
+        let old_cuts = fine_cuts(self.old.file, &(0..old), SAMPLE, &mut self.old_block)?;
+        let new_cuts = fine_cuts(self.new.file, &(0..new), SAMPLE, &mut self.new_block)?;
+        if !shared(old_cuts.chunks(), new_cuts.chunks()).is_empty() {
+            return Ok(true);
+        }
+        let from_end = old.wrapping_sub(new).cast_signed();
+        for (start, shift) in [(0, 0), (new / 2, 0), (new / 2, from_end), (new - SAMPLE, from_end)]
+        {
+            let runs = self.equal_runs(start..start + SAMPLE, shift, |run| len(run) >= MIN_RUN)?;
+            if !runs.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Adds what lies between two copies, and the second one.

@@ -136,6 +136,18 @@ fn an_archive_built_again_costs_what_changed() {
 }
 
 #[test]
+fn large_files_without_an_equal_chunk_may_be_related() {
+    let body = noise(7, 6 << 20);
+    let stamped = |stamp: u8, front: &[u8]| {
+        let records = body.chunks(1000).flat_map(|record| record.iter().copied().chain([stamp; 4]));
+        front.iter().copied().chain(records).collect::<Vec<u8>>()
+    };
+    let (old, new) = (stamped(1, b""), stamped(2, b"in front"));
+    assert!(delta_size(&old, &new) < new.len() / 5);
+    assert_eq!(delta(&old, &noise(8, old.len())), None, "strangers");
+}
+
+#[test]
 fn what_saves_less_than_a_fifth_is_not_worth_it() {
     let old = noise(5, 1_000_000);
     assert!(delta(&old, &noise(6, 1_000_000)).is_none());
