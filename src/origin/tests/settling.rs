@@ -185,6 +185,8 @@ fn a_file_that_changes_all_the_time_is_never_torn() {
 fn a_hold_makes_many_files_one_commit_and_survives_a_restart() {
     let mut world = World::new();
     world.write("before", "x");
+    // A program that another test starts may have it open for a moment, and a sync does not wait for that.
+    world.wait_until_equal();
     world.sync();
     world.ask(|answer| Request::Hold { by: "tester".to_owned(), answer }).unwrap();
     for number in 0..30 {
