@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    Error, Keys, Result, Store,
+    Class, Error, Keys, Result, Store,
     arrived::Arrived,
     check::DAMAGED,
     db::Db,
@@ -115,8 +115,9 @@ const PACK: &str = ".pack";
 /// Part of an object that nobody came back for.
 const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Makes the index of the head's own pack again, where a power cut left the pack alone. One that is not
-/// whole is left to be swept.
+/// Makes the index of the head's own pack again, where a power cut left the pack alone. Where that
+/// cannot be done nothing is opened, and nothing swept: it is all that there is of the head. A damaged
+/// one is put away as others are.
 fn complete_head(dir: &Path) -> Result<()> {
     let git = dir.join("git");
     // What a reference says that cannot be read is told where the head is looked for.
@@ -127,7 +128,13 @@ fn complete_head(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let mut file = File::open(&pack).map_err(Error::io("open", &pack))?;
-    let Ok(again) = Arrived::take(&mut file, &dir.join("spool")) else { return Ok(()) };
+    let spool = dir.join("spool");
+    let again = match Arrived::take(&mut file, &spool) {
+        Err(error) if error.class() == Class::Corrupt => {
+            return durable::rename(&pack, &spool.join(format!("{DAMAGED}pack-{head}.pack")));
+        }
+        again => again?,
+    };
     let made = again.files().1;
     durable::sync_all(&[&pack, &made])?;
     durable::rename(&made, &index)?;

@@ -305,6 +305,31 @@ fn the_heads_pack_that_lost_its_index_in_a_power_cut_gets_it_again() {
 }
 
 #[test]
+fn the_heads_pack_that_lost_its_index_is_never_swept() {
+    let world = World::new();
+    let head = world.put(&[("f", "1")]).head.commit;
+    let World { dir, store } = world;
+    drop(store);
+    let pack = dir.path().join(format!("git/objects/pack/pack-{head}.pack"));
+    fs::remove_file(pack.with_extension("idx")).unwrap();
+    let whole = fs::read(&pack).unwrap();
+    // Nothing can be written beside it, as on a full disk.
+    let spool = dir.path().join("spool");
+    fs::remove_dir(&spool).unwrap();
+    fs::write(&spool, "").unwrap();
+    assert!(Store::open(dir.path()).is_err());
+    assert!(fs::read(&pack).unwrap() == whole);
+
+    // What of it is damaged may hold something that can be saved.
+    fs::remove_file(&spool).unwrap();
+    fs::remove_file(&pack).unwrap();
+    fs::write(&pack, &whole[..whole.len() - 1]).unwrap();
+    assert!(Store::open(dir.path()).is_err(), "the head cannot be read");
+    let put_away = spool.join(format!("damaged-pack-{head}.pack"));
+    assert!(fs::read(put_away).unwrap() == whole[..whole.len() - 1]);
+}
+
+#[test]
 fn a_torn_head_is_never_taken_for_an_empty_feed() {
     let world = World::new();
     world.put(&[("f", "1")]);
