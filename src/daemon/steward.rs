@@ -63,6 +63,7 @@ impl Steward {
     ) -> Result<Self, Error> {
         let steward = Steward { node, feed, address, nats };
         steward.remember_role()?;
+        steward.show_role();
         Ok(steward)
     }
 
@@ -80,6 +81,12 @@ impl Steward {
 
     fn role(&self) -> Role {
         role(&self.feed().settings, &self.decided())
+    }
+
+    /// Before a stage runs: whoever asks or joins at once is answered as by what this node will be.
+    fn show_role(&self) {
+        let primary = self.role() == Role::Primary;
+        self.feed().desk.state.send_modify(|state| state.primary = primary);
     }
 
     /// The configuration says what a node is at its first start; ownership is state from then on.
@@ -131,6 +138,7 @@ impl Steward {
         &self,
         stop: CancellationToken,
     ) -> Result<impl Future<Output = Result<(), Error>> + use<>, Error> {
+        self.show_role();
         let name = self.name().clone();
         let stage =
             if let (Role::Primary, Some(primary)) = (self.role(), &self.feed().settings.primary) {

@@ -141,7 +141,10 @@ fn announcements_that_are_lost_on_an_open_connection_cost_a_heartbeat() {
         publish(&hub, "a", &n.to_string());
         wait_equal(&hub.dir, &[&eu.dir]);
         // It has missed nothing that it knows of: the connection was there all the time.
-        assert_eq!(feed(&eu)["state"], "idle");
+        eventually("it rests", || match feed(&eu) {
+            feed if feed["state"] == "idle" => Ok(()),
+            feed => Err(feed.to_string()),
+        });
         let health = curl(&[&format!("{}/healthz", eu.url())]);
         assert!(String::from_utf8_lossy(&health.stdout).contains("\"ok\""), "{health:?}");
         let entry = hub.get("/v1/nodes")["nodes"][0].clone();
@@ -420,6 +423,7 @@ fn a_checkout_that_is_stuck_is_shown_and_the_store_goes_on() {
     let eu = world.region("eu", &hub);
     publish(&hub, "a", "1");
     wait_equal(&hub.dir, &[&eu.dir]);
+    done(&hub, &["wait", "default"]);
     let asked = |node: &Node, path: &str| -> Value {
         let answer = curl(&[&format!("{}{path}", node.url())]);
         serde_json::from_slice(&answer.stdout).unwrap_or_default()

@@ -9,7 +9,7 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
-use crate::world::{DEPSYNC, World, curl, depsync, eventually};
+use crate::world::{DEPSYNC, World, curl, depsync, eventually, wait_until_up};
 
 /// A CA of its own, and what it has signed.
 pub struct Authority {
@@ -115,6 +115,7 @@ impl Guarded {
             let port = text.trim().rsplit(':').next().and_then(|port| port.parse().ok());
             port.ok_or_else(|| node.log())
         });
+        wait_until_up(&node.url());
         node
     }
 

@@ -160,6 +160,7 @@ fn the_promote_drill() {
         fs::write(hub.dir.join(name), name).unwrap();
     }
     wait_equal(&hub.dir, &[&eu.dir, &us.dir]);
+    done(&hub, &["wait", "default"]);
     refused(&eu, &["demote", "--upstream", "hub"], &["URL"]);
 
     // The primary dies; what is written there now is published nowhere.
@@ -304,6 +305,7 @@ fn a_fenced_primary_steps_down_by_itself_where_it_knows_the_others() {
     eu.start();
     fs::write(hub.dir.join("a"), "1").unwrap();
     wait_equal(&hub.dir, &[&eu.dir]);
+    done(&hub, &["wait", "default"]);
     // Both live, and a promotion decides: no two primaries for longer than a poll.
     done(&eu, &["promote"]);
     eventually("it has stepped down", || match feed(&hub)["role"].as_str() {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     oracle::{sha256, wait_equal},
-    world::{Node, World, curl, eventually, noise},
+    world::{DEADLINE, Node, World, curl, eventually, eventually_within, noise},
 };
 
 /// Bytes that a folder takes on disk, as `du` counts them.
@@ -137,7 +137,9 @@ fn collecting_goes_by_the_role_that_a_node_has_now() {
         wait_equal(&hub.dir, &[&eu.dir]);
     }
     let holds = |node: &Node, wanted: usize| {
-        eventually("what its role asks for is kept", || match objects(node).len() {
+        // What is put off goes within a minute.
+        let limit = 2 * DEADLINE;
+        eventually_within(limit, "what its role asks for is kept", || match objects(node).len() {
             here if here == wanted => Ok(()),
             here => Err(format!("{}: {here} objects", node.name)),
         });

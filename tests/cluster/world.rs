@@ -174,6 +174,7 @@ impl Node {
     pub fn start(&mut self) {
         self.spawn();
         self.wait_until_listening();
+        wait_until_up(&self.url());
     }
 
     /// Where it is to listen at its first start.
@@ -381,6 +382,16 @@ pub fn depsync(arguments: &[&str]) -> Output {
 /// curl, silent but for errors.
 pub fn curl(arguments: &[&str]) -> Output {
     Command::new("curl").args(["-sS", "--max-time", "60"]).args(arguments).output().unwrap()
+}
+
+/// A node answers before its feeds are up; until then it is not well, and refuses what is asked of a
+/// feed. One that has ended, or wants a certificate to be shown, is not waited for.
+pub fn wait_until_up(url: &str) {
+    eventually("its feeds are up", || {
+        let answer = curl(&["-k", &format!("{url}/readyz")]);
+        let body = String::from_utf8_lossy(&answer.stdout).into_owned();
+        if body.contains("\"state\":\"\"") { Err(body) } else { Ok(()) }
+    });
 }
 
 /// git without any configuration but the repository's.
