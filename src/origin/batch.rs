@@ -1,12 +1,13 @@
 //! When a batch of settled changes becomes a commit.
 //!
-//! An idle feed commits a lone file after a gap of 3 ms; while changes keep coming the gap grows,
+//! An idle feed commits a lone file after a gap of 1 ms; while changes keep coming the gap grows,
 //! and no change waits for more than 250 ms. A hold keeps the batch open until it is released.
 
 use std::time::{Duration, Instant};
 
-/// What an idle feed waits for a second file: a copy of two files is one commit mostly.
-const FIRST_GAP: Duration = Duration::from_millis(3);
+/// What an idle feed waits for a second file: a copy of two small files is one commit mostly, and a
+/// lone one is not kept waiting.
+const FIRST_GAP: Duration = Duration::from_millis(1);
 /// The most that a change waits for others, and the lull after which a feed counts as idle.
 const WINDOW: Duration = Duration::from_millis(250);
 
@@ -71,14 +72,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_file_waits_3_ms() {
+    fn a_lone_file_waits_1_ms() {
         let (mut batch, start) = (Batch::new(), Instant::now());
         assert_eq!(batch.deadline(), None);
         for round in 0..3 {
             let now = start + millis(1000 * round);
             batch.added(now);
-            assert_eq!(batch.deadline(), Some(now + millis(3)));
-            batch.close(now + millis(3));
+            assert_eq!(batch.deadline(), Some(now + millis(1)));
+            batch.close(now + millis(1));
             assert_eq!(batch.deadline(), None);
         }
     }
@@ -110,7 +111,7 @@ mod tests {
         let (commits, longest) = run(5, 2000);
         assert!((8..=20).contains(&commits) && longest <= WINDOW, "{commits} {longest:?}");
         let (commits, longest) = run(300, 3000);
-        assert!(commits == 10 && longest <= millis(3), "{commits} {longest:?}");
+        assert!(commits == 10 && longest <= millis(1), "{commits} {longest:?}");
     }
 
     proptest! {

@@ -27,7 +27,7 @@ pub struct Ingested {
 
 const POINTER_VERSION: &str = "version https://git-lfs.github.com/spec/v1\n";
 /// Version line, `oid sha256:` with 64 digits, `size ` with 1 to 20 digits.
-const POINTER_SIZES: std::ops::RangeInclusive<u64> = 126..=145;
+pub(super) const POINTER_SIZES: std::ops::RangeInclusive<u64> = 126..=145;
 /// git-lfs takes nothing larger for a pointer.
 const ANY_POINTER: usize = 1024;
 
@@ -208,7 +208,7 @@ pub(super) fn keep(git: &Path, at: &Path, id: &ObjectId) -> Result<()> {
 }
 
 /// Reads exactly what `Store::pointer` writes.
-fn parse_pointer(bytes: &[u8]) -> Option<Ingested> {
+pub(super) fn parse_pointer(bytes: &[u8]) -> Option<Ingested> {
     let text = std::str::from_utf8(bytes).ok()?.strip_prefix(POINTER_VERSION)?;
     let (id, size) = text.strip_prefix("oid sha256:")?.split_once("\nsize ")?;
     let object = Ingested { id: id.parse().ok()?, size: size.strip_suffix('\n')?.parse().ok()? };

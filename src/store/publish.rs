@@ -96,7 +96,11 @@ impl Store {
     }
 
     /// Moves a pack, its index and what makes it the head to their places, durably; none is synced yet.
-    fn put_in_force(&self, commit: &Oid, [pack, index, reference]: [&Path; 3]) -> Result<()> {
+    pub(super) fn put_in_force(
+        &self,
+        commit: &Oid,
+        [pack, index, reference]: [&Path; 3],
+    ) -> Result<()> {
         let to = self.pack_path(commit);
         let folder = to.parent().expect("packs lie in a folder");
         // git looks for indexes: a pack without one is not seen yet.
@@ -139,7 +143,7 @@ impl Store {
 }
 
 /// The text of a commit that carries a signature.
-fn as_signed(raw: &[u8]) -> Option<Arc<str>> {
+pub(super) fn as_signed(raw: &[u8]) -> Option<Arc<str>> {
     let text = std::str::from_utf8(raw).ok().filter(|text| text.len() <= MAX_SIGNED)?;
     signing::is_signed(raw).then(|| Arc::from(text))
 }

@@ -2,21 +2,24 @@
 //!
 //! What comes is not trusted: every object is hashed, every commit must continue the line, every
 //! name must be legal, and all that a tree refers to must be there. On any failure nothing was
-//! changed. No reference moves here.
+//! changed. A reference moves here only with the one commit that needs nothing else to come.
 
 use std::io::Read as Stream;
 
 use bytes::Bytes;
 
 use super::{
-    Commit, Error, Result, Store,
+    Commit, Error, Published, Result, Store,
     arrived::Arrived,
     commit,
     db::{Db, Type},
     diff::{self, Delta},
     durable,
     folder::FolderId,
+    objects,
     pack::MAX_BLOB,
+    publish::as_signed,
+    refs,
 };
 use crate::model::{Head, Oid};
 
@@ -35,17 +38,81 @@ impl Store {
         if self.db.has(want.commit) {
             return same_head(&self.db.commit(want.commit)?, want);
         }
+        self.keep(want, self.check(pack, want)?)
+    }
+
+    /// [`Store::receive`], and [`Store::advance`] with the same waits for the disk, where the pack is
+    /// just the commit that follows our head, and brings no large artifact. None: it is here now, and
+    /// no head yet.
+    ///
+    /// # Errors
+    /// As both.
+    pub fn receive_next(&self, pack: &Bytes, want: &Head) -> Result<Option<Published>> {
+        if self.db.has(want.commit) {
+            return Ok(None);
+        }
+        let Checked { new, commits, raw } = self.check(&mut &pack[..], want)?;
+        let commit = commit::parse(want.commit, &raw)?;
+        let _one = self.lock_references();
+        let follows = refs::read(&self.git, refs::MAIN)? == commit.parent;
+        if !follows || !commits.is_own || commits.has_objects {
+            return self.keep(want, Checked { new, commits, raw }).map(|()| None);
+        }
+        let (pack_file, index) = new.files();
+        let reference = refs::in_spool(&self.spool, want.commit)?;
+        self.put_in_force(&want.commit, [&pack_file, &index, reference.path()])?;
+        new.remember_in(&self.db);
+        let parent = commit.parent;
+        self.line().advance(commit);
+        self.fresh.all_published(want.seq);
+        let pack = Some(pack.clone());
+        Ok(Some(Published { head: *want, parent, signed: as_signed(&raw), pack }))
+    }
+
+    /// Takes a pack in aside, and finds all well with it.
+    fn check(&self, pack: &mut dyn Stream, want: &Head) -> Result<Checked> {
         let new = Arrived::take(pack, &self.spool)?;
         let check = Check { old: &self.db, new: &new };
         let raw = check.read(Type::Commit, want.commit).map_err(refused)?;
         self.check_signature(want.commit, &raw)?;
-        let name = check.line(want).map_err(refused)?.unwrap_or(new.checksum());
+        let commits = check.line(want).map_err(refused)?;
+        Ok(Checked { new, commits, raw })
+    }
+
+    /// Moves a pack in that was found to be well.
+    fn keep(&self, want: &Head, Checked { new, commits, .. }: Checked) -> Result<()> {
+        let name = if commits.is_own { want.commit } else { new.checksum() };
         let (pack, index) = new.files();
         durable::sync_all(&[&pack, &index])?;
         self.move_in(&name, &pack, &index)?;
         new.remember_in(&self.db);
         Ok(())
     }
+}
+
+/// A pack that may be moved in.
+struct Checked {
+    new: Arrived,
+    commits: Commits,
+    /// The newest commit.
+    raw: Bytes,
+}
+
+/// What the commits of a pack are.
+#[derive(Clone, Copy)]
+struct Commits {
+    /// Just one, whole for whoever has its parent.
+    is_own: bool,
+    /// Some name large artifacts that the commit before does not.
+    has_objects: bool,
+}
+
+/// What a commit's tree has that its parent's has not.
+#[derive(Clone, Copy)]
+pub(super) struct NewTree {
+    /// All of it came.
+    pub(super) is_whole: bool,
+    has_objects: bool,
 }
 
 /// Whether a commit is the head that was announced.
@@ -75,43 +142,47 @@ pub(super) struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// Follows first parents from `want` to a commit that is here already. Returns the commit's id
-    /// where the pack is just that one commit, whole for whoever has its parent.
-    fn line(&self, want: &Head) -> Result<Option<Oid>> {
+    /// Follows first parents from `want` to a commit that is here already.
+    fn line(&self, want: &Head) -> Result<Commits> {
         let mut commit = self.commit(want.commit)?;
         same_head(&commit, want)?;
         let mut count = 0;
-        let mut whole = true;
+        let (mut is_whole, mut has_objects) = (true, false);
         while self.new.has(commit.id) {
             let parent = commit.parent.map(|parent| self.commit(parent)).transpose()?;
             continues(&commit, parent.as_ref())?;
-            whole &= self.tree(commit.tree, parent.as_ref().map(|parent| parent.tree))?;
+            let tree = self.tree(commit.tree, parent.as_ref().map(|parent| parent.tree))?;
+            is_whole &= tree.is_whole;
+            has_objects |= tree.has_objects;
             count += 1;
             match parent {
                 Some(parent) => commit = parent,
                 None => break,
             }
         }
-        Ok(Some(want.commit).filter(|_| whole && count == 1))
+        Ok(Commits { is_own: is_whole && count == 1, has_objects })
     }
 
     pub(super) fn commit(&self, id: Oid) -> Result<Commit> {
         commit::parse(id, &self.read(Type::Commit, id)?)
     }
 
-    /// Whether all that is new in a tree came with the pack; an error, if it is nowhere.
-    pub(super) fn tree(&self, tree: Oid, parent: Option<Oid>) -> Result<bool> {
+    /// Looks at all that is new in a tree; an error, if some of it is nowhere.
+    pub(super) fn tree(&self, tree: Oid, parent: Option<Oid>) -> Result<NewTree> {
         let read = |kind, id| self.read(kind, id);
-        let mut whole = true;
+        let (mut is_whole, mut has_objects) = (true, false);
         for (kind, id) in Delta::between(&read, parent, tree)?.new {
-            whole &= self.new.has(id);
-            self.check_size(kind, id)?;
+            is_whole &= self.new.has(id);
+            let size = self.check_size(kind, id)?;
+            has_objects |= kind == Type::Blob
+                && objects::POINTER_SIZES.contains(&size)
+                && objects::parse_pointer(&self.read(kind, id)?).is_some();
         }
         let root = |tree| FolderId::root(&read, tree);
         let from = parent.map_or(Ok(FolderId::default()), root)?;
         // Reads every new name and all new metadata.
         diff::differences(&read, from, root(tree)?, &mut |_| Ok(()))?;
-        Ok(whole)
+        Ok(NewTree { is_whole, has_objects })
     }
 
     fn read(&self, kind: Type, id: Oid) -> Result<Bytes> {
@@ -122,7 +193,7 @@ impl Check<'_> {
         self.new.read(kind, id)
     }
 
-    fn check_size(&self, kind: Type, id: Oid) -> Result<()> {
+    fn check_size(&self, kind: Type, id: Oid) -> Result<u64> {
         let size =
             if self.new.has(id) { self.new.size(kind, id) } else { self.old.size(kind, id) }?;
         let most = match kind {
@@ -134,7 +205,7 @@ impl Check<'_> {
             let kind = kind.name();
             return Err(Error::Refused(format!("{kind} {id} has {size} bytes, over {most}")));
         }
-        Ok(())
+        Ok(size)
     }
 }
 

@@ -118,7 +118,7 @@ impl Check<'_> {
     fn alone(&self, want: &Head) -> Result<Commit> {
         let commit = self.commit(want.commit)?;
         super::receive::same_head(&commit, want)?;
-        if !self.tree(commit.tree, None)? {
+        if !self.tree(commit.tree, None)?.is_whole {
             return Err(Error::Refused("the pack does not hold all of the version".to_owned()));
         }
         Ok(commit)

@@ -83,6 +83,49 @@ fn an_announced_pack_needs_nothing_but_the_parent() {
 }
 
 #[test]
+fn the_next_commit_is_taken_in_and_made_the_head_in_one_go() {
+    let (hub, mirror) = (World::new(), World::new());
+    for text in ["a", "b", "a"] {
+        let published = hub.put(&[("f", text)]);
+        let pack = published.pack.clone().expect("it is small");
+        let taken = mirror.store.receive_next(&pack, &published.head).unwrap();
+        let taken = taken.expect("it is the next");
+        assert_eq!(
+            (taken.head, taken.parent, taken.pack),
+            (published.head, published.parent, Some(pack.clone()))
+        );
+        assert_eq!(mirror.head(), published.head);
+        assert!(mirror.store.receive_next(&pack, &published.head).unwrap().is_none());
+        let relayed = mirror.store.pack(published.parent, published.head.commit).unwrap();
+        assert_eq!(std::fs::read(relayed.path).unwrap(), pack);
+    }
+    assert_same(&hub, &mirror, hub.head().commit);
+    assert_eq!(std::fs::read_dir(mirror.store.spool()).unwrap().count(), 0);
+    let World { dir, store } = mirror;
+    drop(store);
+    let mirror = World { store: Store::open(dir.path()).unwrap(), dir };
+    assert_same(&hub, &mirror, hub.head().commit);
+}
+
+#[test]
+fn what_needs_more_than_its_pack_is_no_head_yet() {
+    let (hub, mirror) = (World::new(), World::new());
+    let first = hub.put(&[("f", "a")]);
+    mirror.store.receive_next(&first.pack.unwrap(), &first.head).unwrap().expect("it is the next");
+    let large = hub.store.ingest(&mut tempfile::tempfile().unwrap()).unwrap();
+    let pointer = hub.commit(|draft| put_file(draft, "large", &Store::pointer(&large)));
+    let pack = pointer.pack.unwrap();
+    assert!(mirror.store.receive_next(&pack, &pointer.head).unwrap().is_none());
+    assert_eq!(mirror.head(), first.head);
+    // It is here, and the one after it does not follow our head.
+    let after = hub.put(&[("f", "b")]);
+    assert!(mirror.store.receive_next(&after.pack.unwrap(), &after.head).unwrap().is_none());
+    assert_eq!(mirror.head(), first.head);
+    mirror.store.advance(&after.head).unwrap();
+    assert_same(&hub, &mirror, after.head.commit);
+}
+
+#[test]
 fn git_indexes_every_pack() {
     let hub = history();
     let log = whole_log(&hub);
