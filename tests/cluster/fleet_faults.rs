@@ -186,9 +186,11 @@ fn a_mirror_that_is_slow_or_stalled_delays_no_other() {
         );
     }
     assert_eq!(fs::read_to_string(us.dir.join("a")).unwrap(), "1", "it is stalled all the while");
-    let verdict = hub.command(&["wait", "default", "--timeout", "0"]);
-    let text = String::from_utf8_lossy(&verdict.stderr).into_owned();
-    assert!(text.contains("us") && !text.contains("asia ("), "{text}");
+    eventually("it is known who has it", || {
+        let verdict = hub.command(&["wait", "default", "--timeout", "0"]);
+        let text = String::from_utf8_lossy(&verdict.stderr).into_owned();
+        if text.contains("us") && !text.contains("asia (") { Ok(()) } else { Err(text) }
+    });
     slow.limit(None);
     stalled.stall(false);
     wait_equal(&hub.dir, &[&eu.dir, &us.dir, &asia.dir]);
