@@ -338,7 +338,7 @@ pub fn copy(mut from: &File, mut to: &File) -> io::Result<u64> {
         if stretch == 0 {
             return Ok(copied);
         }
-        if copied + stretch > STRETCH {
+        if copied + stretch >= STRETCH {
             start_writing(to, copied, stretch);
         }
         copied += stretch;
@@ -346,7 +346,7 @@ pub fn copy(mut from: &File, mut to: &File) -> io::Result<u64> {
 }
 
 /// How much is copied before the disk is told to begin with it.
-const STRETCH: u64 = 8 << 20;
+const STRETCH: u64 = 1 << 20;
 
 /// The name of a user, its number where it has none.
 #[must_use]

@@ -26,8 +26,9 @@ use crate::{
 
 /// Objects that are fetched at the same time.
 const PARALLEL: usize = 4;
-/// Bytes that are handed to the store at once: enough that the hand-over does not count.
-const BLOCK: usize = 1024 * 1024;
+/// Bytes that are handed to the store at once: enough that the hand-over does not count. While one
+/// block is hashed and written, the next comes.
+const BLOCK: usize = 512 * 1024;
 
 impl Fetcher {
     /// Brings objects that are needed for `want`; what is left of others goes.
@@ -174,27 +175,47 @@ impl Job<'_> {
         };
         // An object never changes: whoever sends it whole sends what we have first.
         let mut skip = if begins_at(&answer, offset) { 0 } else { offset };
-        let mut block = BytesMut::with_capacity(BLOCK);
+        let mut block = Bytes::new();
         loop {
-            let chunk = self.upstream.chunk(&mut answer).await;
-            if let Ok(Some(chunk)) = &chunk {
-                let new = after(&mut skip, chunk.clone());
-                self.meter.came(new.len() as u64);
-                block.extend_from_slice(&new);
+            let comes = self.next_block(&mut answer, &mut skip);
+            let (written, (next, ended)) = tokio::join!(self.append(writer, block), comes);
+            writer = written?;
+            if let Some(ended) = ended {
+                return Ok((self.append(writer, next).await?, ended));
             }
-            let goes_on = matches!(chunk, Ok(Some(_)));
-            if block.len() >= BLOCK || !goes_on {
-                let bytes = block.split().freeze();
-                let write = move || {
-                    writer.write(&bytes)?;
-                    Ok(writer)
-                };
-                writer = self.fetcher.on_lane(write).await?;
-            }
-            if !goes_on {
-                return Ok((writer, chunk.map(|_| ())));
+            block = next;
+        }
+    }
+
+    /// What comes next of an object, and how it ended, where it has.
+    async fn next_block(
+        &self,
+        answer: &mut Response,
+        skip: &mut u64,
+    ) -> (Bytes, Option<Result<(), Error>>) {
+        let mut block = BytesMut::with_capacity(BLOCK);
+        while block.len() < BLOCK {
+            match self.upstream.chunk(answer).await {
+                Ok(Some(chunk)) => {
+                    let new = after(skip, chunk);
+                    self.meter.came(new.len() as u64);
+                    block.extend_from_slice(&new);
+                }
+                ended => return (block.freeze(), Some(ended.map(drop))),
             }
         }
+        (block.freeze(), None)
+    }
+
+    async fn append(&self, mut writer: ObjectWriter, bytes: Bytes) -> Result<ObjectWriter, Error> {
+        if bytes.is_empty() {
+            return Ok(writer);
+        }
+        let write = move || {
+            writer.write(&bytes)?;
+            Ok(writer)
+        };
+        self.fetcher.on_lane(write).await
     }
 
     /// Bytes that are not the object's are the sender's fault or the link's, not our history's.

@@ -26,7 +26,7 @@ pub(super) const OVERLAP: u64 = 4 << 20;
 /// How many blocks may wait for each thread.
 const BLOCKS_AHEAD: usize = 8;
 /// How much is written before the disk is told to begin with it.
-const WRITE_BEHIND: u64 = 8 << 20;
+const WRITE_BEHIND: u64 = 1 << 20;
 
 /// Bytes that several threads look at, and which of them are meant.
 pub(super) type Block = (Arc<Vec<u8>>, usize);

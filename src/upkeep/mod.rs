@@ -35,6 +35,9 @@ use tend::Tended;
 
 /// How often it looks whether something is due.
 const TICK: Duration = Duration::from_secs(2);
+/// A version that has just come is being fetched and put in place, here or by those who follow: what
+/// it makes due waits so long, and takes neither their processors nor their disk.
+const LULL: Duration = Duration::from_millis(200);
 
 /// A feed to be cared for.
 pub struct Feed {
@@ -149,9 +152,21 @@ impl Upkeep {
                 }
             }
             match self.heard.recv_timeout(TICK) {
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) => let_pass(&self.heard, &self.stop),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+}
+
+/// Waits while what has come is on its way.
+fn let_pass(heard: &Receiver<()>, stop: &Stop) {
+    let end = Instant::now() + LULL;
+    while !stop.stopped.load(Relaxed) {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || heard.recv_timeout(left).is_err() {
+            return;
         }
     }
 }
