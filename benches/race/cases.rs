@@ -303,11 +303,28 @@ impl Course {
                 std::thread::park_timeout(Duration::from_millis(2));
             }
         }
-        let begun = Instant::now();
-        self.started.mirrors[0] = self.race.system.mirror(&mut self.wire, &self.place, 1);
-        let arrived =
-            self.everywhere(begun, |target| same(&target.join("counted.txt"), last.as_bytes()));
-        self.measure(Case::CatchUp(commits), vec![arrived], None)
+        // It starts again and again from where it was stopped.
+        let kept = self.place.work.join("kept");
+        let folders = ["target1", "state1"].map(|name| self.place.work.join(name));
+        let folders: Vec<_> = folders.iter().filter(|folder| folder.exists()).collect();
+        let keep = |folder: &Path| kept.join(folder.file_name().expect("it has a name"));
+        for folder in &folders {
+            mirror_folder(folder, &keep(folder));
+        }
+        let rounds = (0..self.race.rounds).map(|round| {
+            if round > 0 {
+                self.wire.stop(self.started.mirrors[0]);
+                for folder in &folders {
+                    mirror_folder(&keep(folder), folder);
+                }
+                Command::new("sync").status().expect("sync runs");
+            }
+            let begun = Instant::now();
+            self.started.mirrors[0] = self.race.system.mirror(&mut self.wire, &self.place, 1);
+            self.everywhere(begun, |target| same(&target.join("counted.txt"), last.as_bytes()))
+        });
+        let rounds = rounds.collect();
+        self.measure(Case::CatchUp(commits), rounds, None)
     }
 
     /// What the hub's ref says, where it has one.
@@ -318,6 +335,14 @@ impl Course {
         };
         fs::read_to_string(self.place.work.join(file)).unwrap_or_default()
     }
+}
+
+/// Makes a folder hold what another one does, and stay the same folder.
+fn mirror_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    let from = format!("{}/", from.display());
+    let done = Command::new("rsync").args(["-a", "--delete", &from]).arg(to).status();
+    assert!(done.is_ok_and(|status| status.success()), "{from} is copied");
 }
 
 fn folder(number: usize) -> String {
