@@ -194,10 +194,7 @@ pub(super) fn apply(fd: BorrowedFd<'_>, entry: &Entry, keep: Keep) -> io::Result
     let meta = &entry.meta;
     let mut notes = Vec::new();
     if keep.owner {
-        let (user, group, unknown) = owner(meta);
-        notes.extend(unknown);
-        let set = rustix::fs::fchown(fd, user, group);
-        notes.extend(set.err().map(|error| format!("the owner stays: {error}")));
+        notes.append(&mut set_owner(fd, meta));
     }
     set_mode(fd, entry, keep)?;
     if keep.xattrs {
@@ -209,6 +206,27 @@ pub(super) fn apply(fd: BorrowedFd<'_>, entry: &Entry, keep: Keep) -> io::Result
         set_mtime(fd, mtime)?;
     }
     Ok(one_note(&notes))
+}
+
+/// [`apply`] for a file that was made just now: it has no attributes that would have to go, which
+/// costs more to ask than all the rest.
+pub(super) fn apply_to_new(
+    fd: BorrowedFd<'_>,
+    entry: &Entry,
+    keep: Keep,
+) -> io::Result<Option<String>> {
+    apply(fd, entry, Keep { xattrs: keep.xattrs && !entry.meta.extra().xattrs.is_empty(), ..keep })
+}
+
+/// Answers what could not be set.
+fn set_owner(fd: BorrowedFd<'_>, meta: &Meta) -> Vec<String> {
+    let (user, group, unknown) = owner(meta);
+    let mut notes: Vec<String> = unknown.into_iter().collect();
+    if user.is_some() || group.is_some() {
+        let set = rustix::fs::fchown(fd, user, group);
+        notes.extend(set.err().map(|error| format!("the owner stays: {error}")));
+    }
+    notes
 }
 
 /// Sets the owner of a link. Answers what could not be set.

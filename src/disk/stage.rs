@@ -327,7 +327,7 @@ fn write_file(
         }
         Source::File(source) => sys::copy(&source, &file)?,
     };
-    let note = metadata::apply(file.as_fd(), entry, keep)?;
+    let note = metadata::apply_to_new(file.as_fd(), entry, keep)?;
     Ok((file, (bytes, note)))
 }
 
