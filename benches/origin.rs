@@ -164,8 +164,14 @@ fn changes(hub: &Node, rounds: usize) -> f64 {
         std::thread::park_timeout(Duration::from_millis(300));
         let newest = || hub.get("/v1/runs?limit=1")["runs"][0].clone();
         let before = newest()["commit"].clone();
+        // Nothing is asked of the daemon meanwhile: that would be measured too.
+        let head = || fs::read(hub.git_dir().join("refs/heads/main")).ok();
+        let old = head();
         fs::write(hub.dir.join("svc-0000/mod-00000/new.xml"), format!("{round} ").repeat(300))
             .expect("the file can be written");
+        eventually_within(LIMIT, "it is published", || {
+            if head() == old { Err("the head is the old one".to_owned()) } else { Ok(()) }
+        });
         let run = eventually_within(LIMIT, "the run is in the history", || {
             let run = newest();
             if run["commit"] == before { Err(run.to_string()) } else { Ok(run) }
