@@ -31,6 +31,8 @@ pub(super) struct Report {
     /// Of blobs that are in the batch, for the ledger.
     pub(super) digests: Vec<(Oid, ObjectId)>,
     posted: Option<Instant>,
+    /// When it was last looked whether there is something to post.
+    looked_at: Option<Instant>,
     /// Instants of this session in the time of day.
     began: (Instant, SystemTime),
 }
@@ -45,6 +47,7 @@ impl Report {
             full: None,
             digests: Vec::new(),
             posted: None,
+            looked_at: None,
             began: (now, sys::now()),
         }
     }
@@ -55,8 +58,17 @@ impl Report {
 }
 
 impl Session<'_, '_> {
+    /// [`Session::report`], while there is no rest.
+    pub(super) fn report_at_times(&mut self, now: Instant) {
+        let at = self.report.looked_at;
+        if at.is_none_or(|at| now.saturating_duration_since(at) >= PROGRESS) {
+            self.report(now);
+        }
+    }
+
     /// Posts the state if it differs.
     pub(super) fn report(&mut self, now: Instant) {
+        self.report.looked_at = Some(now);
         self.alarm(now);
         let (state, detail) = self.headline();
         let progress = state == "importing" || state == "syncing";

@@ -258,6 +258,8 @@ impl<'a, 'scope> Session<'a, 'scope> {
             self.setup.desk.turn();
             let now = Instant::now();
             if self.work(now)? {
+                // A large tree keeps it busy for minutes, and somebody looks on.
+                self.report_at_times(now);
                 continue;
             }
             self.report(now);

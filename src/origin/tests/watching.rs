@@ -56,3 +56,14 @@ fn without_events_everything_is_polled() {
     assert!(world.state().detail.unwrap().contains("scanned every 50ms"));
     assert_eq!(world.state().rescans, 0, "a poll is no loss");
 }
+
+#[test]
+fn what_it_is_at_is_told_before_the_first_version_is_there() {
+    let mut world = World::stopped();
+    for number in 0..500 {
+        world.write(&format!("folder-{}/file-{number}", number % 20), "x");
+    }
+    world.start();
+    world.wait("a version", World::head);
+    assert_ne!(world.desk.state.borrow().state, "", "nothing was told while it was busy");
+}
