@@ -208,8 +208,7 @@ pub(super) fn apply(fd: BorrowedFd<'_>, entry: &Entry, keep: Keep) -> io::Result
     Ok(one_note(&notes))
 }
 
-/// [`apply`] for a file that was made just now: it has no attributes that would have to go, which
-/// costs more to ask than all the rest.
+/// [`apply`] for a file that was made just now: it has no attributes that would have to go.
 pub(super) fn apply_to_new(
     fd: BorrowedFd<'_>,
     entry: &Entry,
